@@ -1,0 +1,83 @@
+//! How an attempt can fail, in types: nobody parses messages.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// What went wrong, as clients see it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ErrorCode {
+    /// Failed in a way that may pass.
+    Transient,
+    /// Failed in a way that will not pass by trying again.
+    Permanent,
+    /// The provider asked to be called less often.
+    RateLimited,
+    /// Stopped on request.
+    Cancelled,
+    /// `run_timeout` passed.
+    Timeout,
+    /// `queue_timeout` passed before the first start.
+    QueueTimeout,
+    /// The worker was lost or the attempt panicked.
+    Crashed,
+    /// A module exited with a status other than zero.
+    ModuleFailed,
+    /// The module's file does not exist.
+    ModuleNotFound,
+    /// The module's file exists but could not be started.
+    ModuleStartFailed,
+    /// Handed back at shutdown; seen on attempts only.
+    Released,
+    /// The result is larger than may be stored.
+    OutputTooLarge,
+    /// A fault of Flowgate itself.
+    Internal,
+}
+
+/// What a failure means for the next attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FailureKind {
+    /// May pass: retried with backoff, charged.
+    Transient,
+    /// Retried not before `retry_after`, uncharged.
+    RateLimited {
+        /// The wait the provider asked for, where it said.
+        retry_after: Option<Duration>,
+    },
+    /// Not retried, unless the policy names its code.
+    Permanent,
+    /// The work was stopped because it was asked to.
+    Cancelled,
+}
+
+/// A failed attempt, as recorded with it and shown to clients.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// What went wrong.
+    pub code: ErrorCode,
+    /// For people; carries no secrets.
+    pub message: String,
+    /// Whether another attempt may help.
+    pub retryable: bool,
+    /// For programs: a JSON object, where there is more to say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub details: Option<serde_json::Value>,
+}
+
+impl Failure {
+    /// A failure without details.
+    pub fn new(code: ErrorCode, retryable: bool, message: impl Into<String>) -> Self {
+        Self { code, message: message.into(), retryable, details: None }
+    }
+}
+
+/// Tokens an attempt consumed at its provider.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Usage {
+    /// Tokens read.
+    pub input_tokens: i64,
+    /// Tokens written.
+    pub output_tokens: i64,
+}

@@ -1,0 +1,22 @@
+//! The words and rules of Flowgate as pure types: no database, no network, no clock of their own.
+//!
+//! Everything that changes an execution is a method of [`Record`] that returns the [`Change`] to
+//! log; everything a client sees of it is that log folded by [`Execution::apply`].
+
+mod event;
+mod execution;
+mod failure;
+mod id;
+mod provider;
+mod record;
+mod retry;
+mod time;
+
+pub use event::{AttemptEnd, Change, Chunk, ChunkContent, EndCause, Event, OutputStream};
+pub use execution::{Attempt, Execution, Input, OWN_REQUEST_ID, Spec, State, Wait};
+pub use failure::{ErrorCode, Failure, FailureKind, Usage};
+pub use id::{ExecutionId, InvalidName, ProviderName, Token, WorkerId};
+pub use provider::{LimitUpdate, Limits, Pause, ProviderRecord};
+pub use record::{Ending, Fenced, Lease, Record};
+pub use retry::{MAX_CRASHES, RetryPolicy};
+pub use time::{Clock, ManualClock, SystemClock, Timestamp};

@@ -1,0 +1,82 @@
+//! What the store knows of a provider: its limits and its gate.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Change, ProviderName, Timestamp};
+
+/// What a provider admits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    /// Attempts that may run at the same time, over all workers; at least 1.
+    pub max_concurrent: u32,
+}
+
+/// What is to become of the override of a provider's limits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LimitUpdate {
+    /// It stays as it is.
+    Keep,
+    /// It is these limits from now on.
+    Set(Limits),
+    /// It is dropped: the declared limits are in force again.
+    Reset,
+}
+
+impl LimitUpdate {
+    /// The override after the update.
+    pub fn applied_to(self, overriding: Option<Limits>) -> Option<Limits> {
+        match self {
+            Self::Keep => overriding,
+            Self::Set(limits) => Some(limits),
+            Self::Reset => None,
+        }
+    }
+}
+
+/// A provider that admits nothing until it is resumed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pause {
+    /// Why, in the operator's words.
+    pub reason: String,
+    /// When it resumes by itself, if it does.
+    pub until: Option<Timestamp>,
+}
+
+/// The row that every claim of a provider's work locks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProviderRecord {
+    /// Which provider.
+    pub name: ProviderName,
+    /// From the configuration.
+    pub declared: Limits,
+    /// From `SetLimits`, outliving restarts.
+    pub overriding: Option<Limits>,
+    /// Set while paused.
+    pub pause: Option<Pause>,
+    /// The revision of the newest change to the limits.
+    pub limits_revision: i64,
+    /// The revision of the newest change to the gate.
+    pub gate_revision: i64,
+}
+
+impl ProviderRecord {
+    /// A provider seen for the first time.
+    pub fn new(name: ProviderName, declared: Limits) -> Self {
+        Self { name, declared, overriding: None, pause: None, limits_revision: 0, gate_revision: 0 }
+    }
+
+    /// The limits in force.
+    pub fn effective(&self) -> Limits {
+        self.overriding.unwrap_or(self.declared)
+    }
+
+    /// The change that records the limits as they now stand.
+    pub fn limits_change(&self, reason: &str) -> Change {
+        Change::LimitsChanged {
+            declared: self.declared,
+            overriding: self.overriding,
+            effective: self.effective(),
+            reason: reason.to_owned(),
+        }
+    }
+}
