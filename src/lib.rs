@@ -9,4 +9,5 @@
 //! `ARCHITECTURE.md` is the map, and says which promise is kept where.
 
 pub mod domain;
+pub mod pb;
 pub mod tasks;
