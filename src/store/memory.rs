@@ -1,0 +1,311 @@
+//! A small model of a database: the same promises kept in the plainest way, for property tests
+//! and simulation. A transaction works on a copy of everything, which its commit puts in place.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use tokio::sync::{Mutex, OwnedMutexGuard};
+
+use super::{
+    Backend, BackendError, Due, EventQuery, Head, History, ListQuery, Load, Logged, NewExecution,
+    Payload, ProviderRow, StoreKind, Totals, Transaction, WorkerRow,
+};
+use crate::domain::{
+    Change, Event, ExecutionId, ProviderName, ProviderRecord, Record, Spec, State, Timestamp, Wait,
+    WorkerId,
+};
+
+type Result<T> = std::result::Result<T, BackendError>;
+
+/// The model.
+#[derive(Debug, Default)]
+pub struct MemoryBackend {
+    tables: Arc<Mutex<Tables>>,
+}
+
+#[derive(Debug, Default, Clone)]
+struct Tables {
+    executions: BTreeMap<ExecutionId, NewExecution>,
+    records: BTreeMap<ExecutionId, Record>,
+    outputs: BTreeMap<ExecutionId, Arc<str>>,
+    providers: BTreeMap<ProviderName, ProviderRecord>,
+    workers: BTreeMap<WorkerId, WorkerRow>,
+    events: Vec<Event>,
+}
+
+impl Tables {
+    fn running(&self, provider: &ProviderName) -> usize {
+        self.of(provider).filter(|record| record.state == State::Running).count()
+    }
+
+    fn of<'a>(&'a self, provider: &'a ProviderName) -> impl Iterator<Item = &'a Record> {
+        self.records.values().filter(move |record| record.provider == *provider)
+    }
+
+    fn some(&self, limit: u32, wanted: impl Fn(&Record) -> bool) -> Vec<Record> {
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        self.records.values().filter(|record| wanted(record)).take(limit).cloned().collect()
+    }
+
+    fn history(&self, id: ExecutionId, payload: Payload) -> Option<History> {
+        let spec = Arc::clone(&self.executions.get(&id)?.spec);
+        let log = self.events.iter().filter(|e| e.execution == Some(id) && !e.change.is_output());
+        let log = log.cloned().collect();
+        Some(match payload {
+            Payload::With => History { spec, log, output: self.outputs.get(&id).cloned() },
+            Payload::Without => {
+                let mut bare = Spec::clone(&spec);
+                "{}".clone_into(&mut bare.input.json);
+                History { spec: Arc::new(bare), log, output: None }
+            }
+        })
+    }
+}
+
+#[async_trait]
+impl Backend for MemoryBackend {
+    async fn close(&self) -> Result<()> {
+        Ok(())
+    }
+
+    async fn begin(&self) -> Result<Box<dyn Transaction>> {
+        let tables = Arc::clone(&self.tables).lock_owned().await;
+        Ok(Box::new(MemoryTransaction { staged: tables.clone(), tables }))
+    }
+
+    async fn histories(&self, ids: &[ExecutionId], payload: Payload) -> Result<Vec<History>> {
+        let tables = self.tables.lock().await;
+        let ids: BTreeSet<_> = ids.iter().collect();
+        Ok(ids.into_iter().filter_map(|id| tables.history(*id, payload)).collect())
+    }
+
+    async fn list(&self, query: &ListQuery) -> Result<Vec<ExecutionId>> {
+        let tables = self.tables.lock().await;
+        let matches = |new: &&NewExecution| {
+            let spec = &new.spec;
+            let state = tables.records.get(&spec.id).map(|record| record.state);
+            let retried = |other: &NewExecution| other.spec.retry_of == Some(spec.id);
+            query.before.is_none_or(|before| spec.id < before)
+                && !(query.not_retried && tables.executions.values().any(retried))
+                && query.created_after.is_none_or(|after| spec.created_at >= after)
+                && query.created_before.is_none_or(|before| spec.created_at < before)
+                && (query.providers.is_empty() || query.providers.contains(&spec.provider))
+                && (query.states.is_empty() || state.is_some_and(|s| query.states.contains(&s)))
+                && query.labels.iter().all(|(key, value)| spec.labels.get(key) == Some(value))
+        };
+        let limit = usize::try_from(query.limit).unwrap_or(usize::MAX);
+        let newest_first = tables.executions.values().rev();
+        Ok(newest_first.filter(matches).take(limit).map(|new| new.spec.id).collect())
+    }
+
+    async fn events(&self, query: &EventQuery) -> Result<Vec<Event>> {
+        let tables = self.tables.lock().await;
+        let provider = query
+            .execution
+            .map(|id| tables.executions.get(&id).map(|new| new.spec.provider.clone()));
+        let wanted = |event: &&Event| {
+            let concerned = match &provider {
+                None => true,
+                Some(provider) if event.execution.is_none() => {
+                    event.change.is_gate() && Some(&event.provider) == provider.as_ref()
+                }
+                Some(_) => event.execution == query.execution,
+            };
+            event.revision > query.after && concerned && (query.output || !event.change.is_output())
+        };
+        let limit = usize::try_from(query.limit).unwrap_or(usize::MAX);
+        Ok(tables.events.iter().filter(wanted).take(limit).cloned().collect())
+    }
+
+    async fn gate_at(&self, provider: &ProviderName, revision: i64) -> Result<Option<Event>> {
+        let tables = self.tables.lock().await;
+        let mut newest_first = tables.events.iter().rev();
+        Ok(newest_first
+            .find(|e| e.provider == *provider && e.change.is_gate() && e.revision <= revision)
+            .cloned())
+    }
+
+    async fn head(&self) -> Result<Head> {
+        let revision = self.tables.lock().await.events.last().map_or(0, |event| event.revision);
+        Ok(Head { epoch: "memory".to_owned(), revision, compacted: 0 })
+    }
+
+    async fn providers(&self) -> Result<Vec<ProviderRow>> {
+        let tables = self.tables.lock().await;
+        let row = |record: &ProviderRecord| ProviderRow {
+            record: record.clone(),
+            running: tables.running(&record.name) as u64,
+            pending: tables.of(&record.name).filter(|r| r.state == State::Pending).count() as u64,
+            oldest_ready: tables.of(&record.name).filter(|r| r.is_ready()).map(|r| r.due_at).min(),
+        };
+        Ok(tables.providers.values().map(row).collect())
+    }
+
+    async fn totals(&self) -> Result<Totals> {
+        let tables = self.tables.lock().await;
+        let count = |state| tables.records.values().filter(|r| r.state == state).count() as u64;
+        Ok(Totals {
+            submitted: tables.records.len() as u64,
+            pending: count(State::Pending),
+            running: count(State::Running),
+            succeeded: count(State::Succeeded),
+            failed: count(State::Failed),
+            cancelled: count(State::Cancelled),
+            size_bytes: 0,
+        })
+    }
+
+    async fn workers(&self) -> Result<Vec<WorkerRow>> {
+        let mut workers: Vec<_> = self.tables.lock().await.workers.values().cloned().collect();
+        workers.sort_by_key(|worker| std::cmp::Reverse((worker.started_at, worker.id)));
+        Ok(workers)
+    }
+
+    fn kind(&self) -> StoreKind {
+        StoreKind::Memory
+    }
+}
+
+struct MemoryTransaction {
+    staged: Tables,
+    tables: OwnedMutexGuard<Tables>,
+}
+
+#[async_trait]
+impl Transaction for MemoryTransaction {
+    async fn now(&mut self) -> Result<Option<Timestamp>> {
+        Ok(None)
+    }
+
+    async fn records(&mut self, ids: &[ExecutionId]) -> Result<Vec<Record>> {
+        Ok(ids.iter().filter_map(|id| self.staged.records.get(id).cloned()).collect())
+    }
+
+    async fn lock_providers(&mut self, names: &[ProviderName]) -> Result<Vec<ProviderRecord>> {
+        Ok(names.iter().filter_map(|name| self.staged.providers.get(name).cloned()).collect())
+    }
+
+    async fn pauses_over(&mut self, now: Timestamp) -> Result<Vec<ProviderRecord>> {
+        let over = |record: &&ProviderRecord| {
+            record.pause.as_ref().and_then(|pause| pause.until).is_some_and(|until| until <= now)
+        };
+        Ok(self.staged.providers.values().filter(over).cloned().collect())
+    }
+
+    async fn loads(&mut self, names: &[ProviderName]) -> Result<BTreeMap<ProviderName, Load>> {
+        let load = |name: &ProviderName| {
+            let provider = self.staged.providers.get(name)?;
+            let load = Load {
+                running: u32::try_from(self.staged.running(name)).unwrap_or(u32::MAX),
+                has_ready: self.staged.of(name).any(Record::is_ready),
+                limit: provider.effective().max_concurrent,
+            };
+            Some((name.clone(), load))
+        };
+        Ok(names.iter().filter_map(load).collect())
+    }
+
+    async fn ready(&mut self, provider: &ProviderName, limit: u32) -> Result<Vec<Record>> {
+        let mut ready: Vec<_> =
+            self.staged.of(provider).filter(|record| record.is_ready()).cloned().collect();
+        ready.sort_by_key(|r| (!r.interrupted, std::cmp::Reverse(r.priority), r.due_at, r.id));
+        ready.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+        Ok(ready)
+    }
+
+    async fn unmarked(&mut self, provider: &ProviderName, limit: u32) -> Result<Vec<Record>> {
+        let unmarked = |r: &Record| r.provider == *provider && r.is_ready() && r.wait == Wait::None;
+        Ok(self.staged.some(limit, unmarked))
+    }
+
+    async fn due(&mut self, now: Timestamp, reclaim: Timestamp, limit: u32) -> Result<Due> {
+        let waits = |r: &Record| r.state == State::Pending && !r.is_ready();
+        Ok(Due {
+            promotable: self.staged.some(limit, |r| waits(r) && r.due_at <= now),
+            expired: self.staged.some(limit, |r| r.queue_deadline.is_some_and(|d| d <= now)),
+            lost: self.staged.some(limit, |r| r.lease_expires_at.is_some_and(|e| e <= reclaim)),
+        })
+    }
+
+    async fn next_due(&mut self) -> Result<Option<Timestamp>> {
+        let records = self.staged.records.values();
+        let waiting = records.clone().filter(|r| r.state == State::Pending && !r.is_ready());
+        let due = waiting.map(|record| record.due_at);
+        let deadlines = records.filter_map(|record| record.queue_deadline);
+        let pauses = self.staged.providers.values().filter_map(|p| p.pause.as_ref()?.until);
+        Ok(due.chain(deadlines).chain(pauses).min())
+    }
+
+    async fn running_elsewhere(&mut self, worker: WorkerId) -> Result<Vec<Record>> {
+        let elsewhere = |r: &Record| r.state == State::Running && r.owner != Some(worker);
+        Ok(self.staged.some(u32::MAX, elsewhere))
+    }
+
+    async fn requests(
+        &mut self,
+        request_ids: &[&str],
+    ) -> Result<Vec<(String, ExecutionId, String)>> {
+        let known = self.staged.executions.values().filter_map(|new| {
+            let request_id = new.spec.request_id.clone()?;
+            let wanted = request_ids.contains(&request_id.as_str());
+            wanted.then(|| (request_id, new.spec.id, new.request_hash.clone()))
+        });
+        Ok(known.collect())
+    }
+
+    async fn specs(&mut self, ids: &[ExecutionId]) -> Result<Vec<Spec>> {
+        let spec = |id| self.staged.executions.get(id).map(|new| Spec::clone(&new.spec));
+        Ok(ids.iter().filter_map(spec).collect())
+    }
+
+    async fn insert(&mut self, executions: &[NewExecution]) -> Result<()> {
+        for new in executions {
+            if self.staged.executions.insert(new.spec.id, new.clone()).is_some() {
+                let why = format!("{} exists already", new.spec.id);
+                return Err(BackendError::Corrupt { what: "a new execution", why });
+            }
+        }
+        Ok(())
+    }
+
+    async fn put_records(&mut self, records: &[&Record]) -> Result<()> {
+        self.staged.records.extend(records.iter().map(|&record| (record.id, record.clone())));
+        Ok(())
+    }
+
+    async fn put_outputs(&mut self, outputs: &[(ExecutionId, &str)]) -> Result<()> {
+        self.staged.outputs.extend(outputs.iter().map(|(id, output)| (*id, Arc::from(*output))));
+        Ok(())
+    }
+
+    async fn put_providers(&mut self, providers: &[&ProviderRecord]) -> Result<()> {
+        let rows = providers.iter().map(|&record| (record.name.clone(), record.clone()));
+        self.staged.providers.extend(rows);
+        Ok(())
+    }
+
+    async fn put_worker(&mut self, worker: &WorkerRow, forget: Timestamp) -> Result<()> {
+        self.staged.workers.retain(|_, known| known.heartbeat_at >= forget);
+        self.staged.workers.insert(worker.id, worker.clone());
+        Ok(())
+    }
+
+    async fn append(&mut self, at: Timestamp, changes: &[Logged]) -> Result<i64> {
+        let first = self.staged.events.last().map_or(0, |event| event.revision) + 1;
+        let entries = (first..).zip(changes).map(|(revision, entry)| Event {
+            revision,
+            at,
+            provider: entry.provider.clone(),
+            execution: entry.execution,
+            change: Change::clone(&entry.change),
+        });
+        self.staged.events.extend(entries);
+        Ok(first)
+    }
+
+    async fn commit(mut self: Box<Self>) -> Result<()> {
+        std::mem::swap(&mut *self.tables, &mut self.staged);
+        Ok(())
+    }
+}

@@ -1,0 +1,221 @@
+//! The durable truth: executions, limits and the log of every change.
+//!
+//! Callers hand operations to [`Store`]; one writer runs all that wait at the same moment as one
+//! transaction of set-based statements, and each caller gets its own answer after the commit.
+//! A caller that goes away changes nothing about that. What an operation does is written once, in
+//! `ops`, over the small trait [`Transaction`] that each database implements.
+
+mod backend;
+mod batch;
+mod error;
+mod memory;
+mod ops;
+mod sqlite;
+mod writer;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::broadcast;
+
+use crate::domain::{
+    Chunk, Clock, Event, Execution, ExecutionId, Fenced, Lease, Limits, ProviderName, WorkerId,
+};
+use crate::tasks::Tasks;
+
+pub use backend::{
+    Backend, Due, EventQuery, Head, History, ListQuery, Load, Logged, NewExecution, Payload,
+    ProviderRow, Snapshot, Snapshots, StoreKind, Totals, Transaction, WorkerRow, WorkerStatus,
+};
+pub use error::{BackendError, StoreError, with_sources};
+pub use memory::MemoryBackend;
+pub use ops::{
+    Advanced, CancelAnswer, Claim, ClaimReport, Claimed, ExpectedRevision, GateChange, LimitChange,
+    ProviderClaims, Renewed, RequestIdConflict, SetLimitsError, Settlement, Submitted,
+};
+pub use sqlite::SqliteBackend;
+pub use writer::{Commit, CommitStats};
+
+use writer::Writer;
+
+/// The result of every operation of the store.
+pub type Result<T, E = StoreError> = std::result::Result<T, E>;
+
+/// A handle on the store; clones share one writer.
+#[derive(Clone)]
+pub struct Store {
+    backend: Arc<dyn Backend>,
+    writer: Writer,
+}
+
+impl Store {
+    /// Starts the writer over `backend`.
+    pub fn start(backend: Arc<dyn Backend>, clock: Arc<dyn Clock>, tasks: &Tasks) -> Self {
+        let writer = Writer::start(Arc::clone(&backend), clock, tasks);
+        Self { backend, writer }
+    }
+
+    /// Stores new executions, all or none. Answers in order.
+    pub async fn submit(
+        &self,
+        executions: Vec<NewExecution>,
+    ) -> Result<Result<Vec<Submitted>, RequestIdConflict>> {
+        self.writer.run(ops::Submit { executions }).await
+    }
+
+    /// Cancels what is pending and asks what is running to stop. Unknown ids are left out of the
+    /// answer.
+    pub async fn cancel(
+        &self,
+        ids: Vec<ExecutionId>,
+        reason: String,
+    ) -> Result<Vec<(ExecutionId, CancelAnswer)>> {
+        self.writer.run(ops::Cancel { ids, reason }).await
+    }
+
+    /// Takes ready executions under a lease: the only way an attempt starts.
+    pub async fn claim(&self, claim: Claim) -> Result<ClaimReport> {
+        self.writer.run(claim).await
+    }
+
+    /// Extends leases by `duration` from now; tells which are lost and which are to be cancelled.
+    pub async fn renew(
+        &self,
+        leases: Vec<Lease>,
+        duration: Duration,
+    ) -> Result<Vec<(ExecutionId, Renewed)>> {
+        self.writer.run(ops::Renew { leases, duration }).await
+    }
+
+    /// Records how an attempt ended.
+    pub async fn settle(&self, settlement: Settlement) -> Result<Result<(), Fenced>> {
+        self.writer.run(settlement).await
+    }
+
+    /// Adds pieces of output of a running attempt to the log.
+    pub async fn append_output(
+        &self,
+        lease: Lease,
+        chunks: Vec<Chunk>,
+    ) -> Result<Result<(), Fenced>> {
+        self.writer.run(ops::AppendOutput { lease, chunks }).await
+    }
+
+    /// Makes every change that time alone brings about; leases are reclaimed `grace` after expiry.
+    pub async fn advance(&self, grace: Duration) -> Result<Advanced> {
+        self.writer.run(ops::Advance { grace }).await
+    }
+
+    /// Takes back every running execution that `worker` does not own. Only for a worker that has
+    /// the store to itself.
+    pub async fn recover(&self, worker: WorkerId) -> Result<Vec<(ExecutionId, ProviderName)>> {
+        self.writer.run(ops::Recover { worker }).await
+    }
+
+    /// Records the configured limits; returns those that differ from before.
+    pub async fn declare(
+        &self,
+        limits: Vec<(ProviderName, Limits)>,
+    ) -> Result<Vec<(ProviderName, Limits)>> {
+        self.writer.run(ops::Declare { limits }).await
+    }
+
+    /// Overrides or resets limits, all or none.
+    pub async fn set_limits(
+        &self,
+        changes: Vec<LimitChange>,
+        reason: String,
+        expected: ExpectedRevision,
+        validate_only: bool,
+    ) -> Result<Result<Vec<ProviderRow>, SetLimitsError>> {
+        self.writer.run(ops::SetLimits { changes, reason, expected, validate_only }).await
+    }
+
+    /// Pauses or resumes a provider; `false` if it was so already.
+    pub async fn set_gate(&self, provider: ProviderName, change: GateChange) -> Result<bool> {
+        self.writer.run(ops::SetGate { provider, change }).await
+    }
+
+    /// Records that a worker lives, and what it is doing.
+    pub async fn beat(&self, worker: WorkerRow) -> Result<()> {
+        self.writer.run(ops::Beat { worker }).await
+    }
+
+    /// Everything about the executions of these ids that exist.
+    pub async fn histories(&self, ids: &[ExecutionId], payload: Payload) -> Result<Vec<History>> {
+        Ok(self.backend.histories(ids, payload).await?)
+    }
+
+    /// The executions of these ids that exist, as they stand, in the order of the ids.
+    pub async fn executions(
+        &self,
+        ids: &[ExecutionId],
+        payload: Payload,
+    ) -> Result<Vec<Execution>> {
+        let histories = self.backend.histories(ids, payload).await?;
+        let now = histories.into_iter().filter_map(|history| history.at(i64::MAX));
+        let found: HashMap<_, _> = now.map(|execution| (execution.spec.id, execution)).collect();
+        Ok(ids.iter().filter_map(|id| found.get(id).cloned()).collect())
+    }
+
+    /// One execution.
+    pub async fn execution(&self, id: ExecutionId, payload: Payload) -> Result<Option<Execution>> {
+        Ok(self.executions(&[id], payload).await?.pop())
+    }
+
+    /// Ids of matching executions, newest first.
+    pub async fn list(&self, query: &ListQuery) -> Result<Vec<ExecutionId>> {
+        Ok(self.backend.list(query).await?)
+    }
+
+    /// A stretch of the log.
+    pub async fn events(&self, query: &EventQuery) -> Result<Vec<Event>> {
+        Ok(self.backend.events(query).await?)
+    }
+
+    /// The newest entry at or before `revision` that opened or closed the provider's gate.
+    pub async fn gate_at(&self, provider: &ProviderName, revision: i64) -> Result<Option<Event>> {
+        Ok(self.backend.gate_at(provider, revision).await?)
+    }
+
+    /// Where the log stands.
+    pub async fn head(&self) -> Result<Head> {
+        Ok(self.backend.head().await?)
+    }
+
+    /// Every provider with what it has pending and running, by name.
+    pub async fn providers(&self) -> Result<Vec<ProviderRow>> {
+        Ok(self.backend.providers().await?)
+    }
+
+    /// Figures over everything stored.
+    pub async fn totals(&self) -> Result<Totals> {
+        Ok(self.backend.totals().await?)
+    }
+
+    /// Every worker that was ever seen and not forgotten, newest first.
+    pub async fn workers(&self) -> Result<Vec<WorkerRow>> {
+        Ok(self.backend.workers().await?)
+    }
+
+    /// Ends the writer once all that waits for it is done; later operations are refused.
+    pub fn close(&self) {
+        self.writer.close();
+    }
+
+    /// Which database this is.
+    pub fn kind(&self) -> StoreKind {
+        self.backend.kind()
+    }
+
+    /// Every commit from now on, as it happens: a hint, never the truth. Who lags reads the log.
+    pub fn commits(&self) -> broadcast::Receiver<Arc<Commit>> {
+        self.writer.commits()
+    }
+
+    /// How the writer fares.
+    pub fn commit_stats(&self) -> CommitStats {
+        self.writer.stats()
+    }
+}

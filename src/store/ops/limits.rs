@@ -1,0 +1,185 @@
+//! What a provider admits: declared limits, overrides, pause and resume. All of them take the
+//! lock that claims take.
+
+use std::collections::BTreeSet;
+
+use async_trait::async_trait;
+
+use super::{Operation, Phase};
+use crate::domain::{Change, LimitUpdate, Limits, Pause, ProviderName, ProviderRecord, Timestamp};
+use crate::store::batch::{Batch, Needs};
+use crate::store::{BackendError, ProviderRow};
+
+/// Records the configured limits.
+#[derive(Debug)]
+pub(in crate::store) struct Declare {
+    pub(in crate::store) limits: Vec<(ProviderName, Limits)>,
+}
+
+#[async_trait]
+impl Operation for Declare {
+    type Answer = Vec<(ProviderName, Limits)>;
+
+    const PHASE: Phase = Phase::Limits;
+
+    fn needs<'a>(&'a self, needs: &mut Needs<'a>) {
+        needs.providers.extend(self.limits.iter().map(|(name, _)| name.clone()));
+    }
+
+    async fn apply(&self, batch: &mut Batch<'_>) -> Result<Self::Answer, BackendError> {
+        let mut changed = Vec::new();
+        for (name, declared) in &self.limits {
+            let known = batch.provider(name).cloned();
+            if known.as_ref().is_some_and(|record| record.declared == *declared) {
+                continue;
+            }
+            let mut record = known.unwrap_or_else(|| ProviderRecord::new(name.clone(), *declared));
+            record.declared = *declared;
+            let change = record.limits_change("declared by the configuration");
+            batch.put_provider(record, change);
+            changed.push((name.clone(), *declared));
+        }
+        Ok(changed)
+    }
+}
+
+/// What becomes of one provider's limits.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LimitChange {
+    /// Which provider.
+    pub provider: ProviderName,
+    /// What becomes of its override.
+    pub update: LimitUpdate,
+}
+
+/// What the caller believes about the limits it changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ExpectedRevision {
+    /// Nothing.
+    Any,
+    /// That this is the revision of the newest change to any of them, those that are kept as they
+    /// are included.
+    Newest(i64),
+}
+
+/// Why limits were not changed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SetLimitsError {
+    /// The store does not know the provider.
+    #[error("unknown provider {0}")]
+    UnknownProvider(ProviderName),
+    /// They were changed meanwhile.
+    #[error("limits changed at revision {current}")]
+    Changed {
+        /// The revision of the newest change.
+        current: i64,
+    },
+}
+
+/// Overrides or resets limits, all or none.
+#[derive(Debug)]
+pub(in crate::store) struct SetLimits {
+    pub(in crate::store) changes: Vec<LimitChange>,
+    pub(in crate::store) reason: String,
+    pub(in crate::store) expected: ExpectedRevision,
+    pub(in crate::store) validate_only: bool,
+}
+
+#[async_trait]
+impl Operation for SetLimits {
+    type Answer = Result<Vec<ProviderRow>, SetLimitsError>;
+
+    const PHASE: Phase = Phase::Limits;
+
+    fn needs<'a>(&'a self, needs: &mut Needs<'a>) {
+        needs.providers.extend(self.changes.iter().map(|change| change.provider.clone()));
+    }
+
+    async fn apply(&self, batch: &mut Batch<'_>) -> Result<Self::Answer, BackendError> {
+        let mut newest = 0;
+        for change in &self.changes {
+            match batch.provider(&change.provider) {
+                Some(record) => newest = newest.max(record.limits_revision),
+                None => return Ok(Err(SetLimitsError::UnknownProvider(change.provider.clone()))),
+            }
+        }
+        if let ExpectedRevision::Newest(expected) = self.expected
+            && (newest != expected || self.changed_in_this_batch(batch))
+        {
+            return Ok(Err(SetLimitsError::Changed { current: newest }));
+        }
+        let mut rows = Vec::with_capacity(self.changes.len());
+        for change in &self.changes {
+            let Some(mut record) = batch.provider(&change.provider).cloned() else { continue };
+            let before = record.clone();
+            record.overriding = change.update.applied_to(record.overriding);
+            let row = ProviderRow { record, running: 0, pending: 0, oldest_ready: None };
+            rows.push(row.clone());
+            if !self.validate_only && row.record != before {
+                let entry = row.record.limits_change(&self.reason);
+                batch.put_provider(row.record, entry);
+            }
+        }
+        Ok(Ok(rows))
+    }
+}
+
+impl SetLimits {
+    /// Whether another operation of the same batch, whose revision is not known yet, came first.
+    fn changed_in_this_batch(&self, batch: &Batch<'_>) -> bool {
+        let names: BTreeSet<_> = self.changes.iter().map(|change| &change.provider).collect();
+        names.into_iter().any(|name| batch.limits_changed(name))
+    }
+}
+
+/// A change of a provider's gate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum GateChange {
+    /// Admit nothing from now on.
+    Pause {
+        /// Why.
+        reason: String,
+        /// When to resume by itself.
+        until: Option<Timestamp>,
+    },
+    /// Admit again.
+    Resume {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// Pauses or resumes a provider.
+#[derive(Debug)]
+pub(in crate::store) struct SetGate {
+    pub(in crate::store) provider: ProviderName,
+    pub(in crate::store) change: GateChange,
+}
+
+#[async_trait]
+impl Operation for SetGate {
+    type Answer = bool;
+
+    const PHASE: Phase = Phase::Limits;
+
+    fn needs<'a>(&'a self, needs: &mut Needs<'a>) {
+        needs.providers.insert(self.provider.clone());
+    }
+
+    async fn apply(&self, batch: &mut Batch<'_>) -> Result<Self::Answer, BackendError> {
+        let Some(mut record) = batch.provider(&self.provider).cloned() else { return Ok(false) };
+        let (pause, entry) = match self.change.clone() {
+            GateChange::Pause { reason, until } => {
+                let entry = Change::Paused { reason: reason.clone(), until };
+                (Some(Pause { reason, until }), entry)
+            }
+            GateChange::Resume { reason } => (None, Change::Resumed { reason }),
+        };
+        if record.pause == pause {
+            return Ok(false);
+        }
+        record.pause = pause;
+        batch.put_provider(record, entry);
+        Ok(true)
+    }
+}

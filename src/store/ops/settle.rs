@@ -1,0 +1,107 @@
+//! What the holder of a lease writes: that it still runs, and how it ended.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use super::{Operation, Phase};
+use crate::domain::{Ending, ExecutionId, Fenced, Lease};
+use crate::store::BackendError;
+use crate::store::batch::{Batch, Needs};
+
+/// Records how an attempt ended.
+#[derive(Debug, Clone)]
+pub struct Settlement {
+    /// The right to say so.
+    pub lease: Lease,
+    /// How.
+    pub ending: Ending,
+}
+
+#[async_trait]
+impl Operation for Settlement {
+    type Answer = Result<(), Fenced>;
+
+    const PHASE: Phase = Phase::Known;
+
+    fn bytes(&self) -> usize {
+        self.output().map_or(0, |output| output.len())
+    }
+
+    fn needs<'a>(&'a self, needs: &mut Needs<'a>) {
+        needs.records.insert(self.lease.id);
+    }
+
+    async fn apply(&self, batch: &mut Batch<'_>) -> Result<Self::Answer, BackendError> {
+        let now = batch.now();
+        let settled =
+            batch.try_change(self.lease.id, |record| record.settle(&self.lease, &self.ending, now));
+        if settled.is_ok()
+            && let Some(output) = self.output()
+        {
+            batch.put_output(self.lease.id, Arc::clone(output));
+        }
+        Ok(settled)
+    }
+}
+
+impl Settlement {
+    fn output(&self) -> Option<&Arc<str>> {
+        match &self.ending {
+            Ending::Succeeded { output, .. } => Some(output),
+            Ending::Failed { output, .. } | Ending::Cancelled { output, .. } => output.as_ref(),
+            Ending::Retry { .. } | Ending::Crashed { .. } | Ending::Released => None,
+        }
+    }
+}
+
+/// Extends leases by `duration` from now.
+#[derive(Debug)]
+pub(in crate::store) struct Renew {
+    pub(in crate::store) leases: Vec<Lease>,
+    pub(in crate::store) duration: Duration,
+}
+
+/// What became of one lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Renewed {
+    /// It is held on.
+    Held {
+        /// Whether the execution was asked to stop.
+        cancel_requested: bool,
+    },
+    /// It is lost: the work must be stopped and nothing of it is recorded.
+    Lost,
+}
+
+#[async_trait]
+impl Operation for Renew {
+    type Answer = Vec<(ExecutionId, Renewed)>;
+
+    const PHASE: Phase = Phase::Known;
+
+    const URGENT: bool = true;
+
+    fn rows(&self) -> usize {
+        self.leases.len()
+    }
+
+    fn needs<'a>(&'a self, needs: &mut Needs<'a>) {
+        needs.records.extend(self.leases.iter().map(|lease| lease.id));
+    }
+
+    async fn apply(&self, batch: &mut Batch<'_>) -> Result<Self::Answer, BackendError> {
+        let until = batch.now() + self.duration;
+        let answers = self.leases.iter().map(|lease| {
+            let renewed = match batch.touch(lease.id, |record| record.renew(lease, until)) {
+                Some(record) => {
+                    Renewed::Held { cancel_requested: record.cancel_requested_at.is_some() }
+                }
+                None => Renewed::Lost,
+            };
+            (lease.id, renewed)
+        });
+        Ok(answers.collect())
+    }
+}

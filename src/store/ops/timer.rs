@@ -1,0 +1,118 @@
+//! What time alone brings about, and what a fresh server finds left over.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use super::{Operation, Phase};
+use crate::domain::{Change, ExecutionId, ProviderName, Record, Timestamp, WorkerId};
+use crate::store::BackendError;
+use crate::store::batch::{Batch, Needs};
+
+/// The most records of each sort that one transaction moves; the rest follows in the next.
+const AT_ONCE: u32 = 500;
+
+/// Makes every change that is due.
+#[derive(Debug)]
+pub(in crate::store) struct Advance {
+    /// How long after its expiry a lease is reclaimed.
+    pub(in crate::store) grace: Duration,
+}
+
+/// What was due.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Advanced {
+    /// Scheduled or backing-off executions that are ready now.
+    pub promoted: u32,
+    /// Pending executions whose `queue_timeout` passed.
+    pub expired: u32,
+    /// Executions taken back from workers that fell silent.
+    pub reclaimed: Vec<(ExecutionId, ProviderName)>,
+    /// Providers whose pause was over.
+    pub resumed: Vec<ProviderName>,
+    /// Whether more is due already.
+    pub more: bool,
+    /// When something is due next, leases apart.
+    pub next_due: Option<Timestamp>,
+}
+
+#[async_trait]
+impl Operation for Advance {
+    type Answer = Advanced;
+
+    const PHASE: Phase = Phase::Timer;
+
+    fn needs<'a>(&'a self, _: &mut Needs<'a>) {}
+
+    async fn apply(&self, batch: &mut Batch<'_>) -> Result<Self::Answer, BackendError> {
+        let now = batch.now();
+        let mut advanced = Advanced::default();
+        for mut provider in batch.pauses_over().await? {
+            provider.pause = None;
+            advanced.resumed.push(provider.name.clone());
+            let reason = "the pause is over".to_owned();
+            batch.put_provider(provider, Change::Resumed { reason });
+        }
+        let mut due = batch.due(now - self.grace, AT_ONCE).await?;
+        // Logged in the order of the ids, whatever order the database found them in.
+        for records in [&mut due.promotable, &mut due.expired, &mut due.lost] {
+            records.sort_by_key(|record| record.id);
+        }
+        let full = usize::try_from(AT_ONCE).unwrap_or(usize::MAX);
+        advanced.more = [&due.promotable, &due.expired, &due.lost].iter().any(|s| s.len() >= full);
+        for record in due.expired {
+            advanced.expired += 1;
+            batch.change_loaded(record, Record::expire_in_queue);
+        }
+        let providers: BTreeSet<_> = due.promotable.iter().map(|r| r.provider.clone()).collect();
+        batch.look_for_room(providers.into_iter().collect()).await?;
+        for record in due.promotable {
+            // One that expired just now is over.
+            if batch.record(record.id).is_some_and(|seen| seen.state.is_terminal()) {
+                continue;
+            }
+            advanced.promoted += 1;
+            let wait = batch.wait_for_room(&record.provider);
+            batch.change_loaded(record, |record| record.wait_for(wait));
+        }
+        for record in due.lost {
+            advanced.reclaimed.push((record.id, record.provider.clone()));
+            batch.change_loaded(record, |record| {
+                record.reclaim(now, "the worker fell silent and its lease ran out")
+            });
+        }
+        batch.flush().await?;
+        advanced.next_due = batch.next_due().await?;
+        Ok(advanced)
+    }
+}
+
+/// Takes back every running execution that `worker` does not own.
+#[derive(Debug)]
+pub(in crate::store) struct Recover {
+    pub(in crate::store) worker: WorkerId,
+}
+
+#[async_trait]
+impl Operation for Recover {
+    type Answer = Vec<(ExecutionId, ProviderName)>;
+
+    const PHASE: Phase = Phase::Timer;
+
+    fn needs<'a>(&'a self, _: &mut Needs<'a>) {}
+
+    async fn apply(&self, batch: &mut Batch<'_>) -> Result<Self::Answer, BackendError> {
+        let now = batch.now();
+        let mut recovered = Vec::new();
+        let mut abandoned = batch.running_elsewhere(self.worker).await?;
+        abandoned.sort_by_key(|record| record.id);
+        for record in abandoned {
+            recovered.push((record.id, record.provider.clone()));
+            batch.change_loaded(record, |record| {
+                record.reclaim(now, "the worker was gone when the server started again")
+            });
+        }
+        Ok(recovered)
+    }
+}

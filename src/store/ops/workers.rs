@@ -1,0 +1,31 @@
+//! The register of workers.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use super::{Operation, Phase};
+use crate::store::batch::{Batch, Needs};
+use crate::store::{BackendError, WorkerRow};
+
+/// How long a worker that fell silent is remembered.
+const FORGET_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Records that a worker lives, and what it is doing.
+#[derive(Debug)]
+pub(in crate::store) struct Beat {
+    pub(in crate::store) worker: WorkerRow,
+}
+
+#[async_trait]
+impl Operation for Beat {
+    type Answer = ();
+
+    const PHASE: Phase = Phase::Known;
+
+    fn needs<'a>(&'a self, _: &mut Needs<'a>) {}
+
+    async fn apply(&self, batch: &mut Batch<'_>) -> Result<Self::Answer, BackendError> {
+        batch.put_worker(&self.worker, FORGET_AFTER).await
+    }
+}

@@ -1,0 +1,187 @@
+//! The embedded database: one file, one server, one writing connection.
+//!
+//! What must stay true: the file is locked by at most one server; writes begin with
+//! `BEGIN IMMEDIATE`, so that what a claim counts is younger than its lock; commits are durable
+//! (`synchronous = FULL`) before they are answered.
+
+mod codec;
+mod read;
+mod snapshot;
+mod transaction;
+
+use std::fs::File;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use sqlx::ConnectOptions;
+use sqlx::sqlite::{
+    SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions,
+    SqliteSynchronous,
+};
+use tokio::sync::Mutex;
+
+use super::{
+    Backend, BackendError, EventQuery, Head, History, ListQuery, Payload, ProviderRow, Snapshot,
+    Snapshots, StoreKind, Totals, Transaction, WorkerRow,
+};
+use crate::domain::{Event, ExecutionId, ProviderName};
+use snapshot::SqliteSnapshot;
+use transaction::SqliteTransaction;
+
+type Result<T> = std::result::Result<T, BackendError>;
+
+static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("migrations/sqlite");
+
+/// Connections that read beside the writer.
+const READERS: u32 = 4;
+
+/// The embedded database.
+#[derive(Debug)]
+pub struct SqliteBackend {
+    writer: Arc<Mutex<SqliteConnection>>,
+    readers: SqlitePool,
+    /// Held as long as the server lives; the system lets go of it when the process ends.
+    _lock: Option<File>,
+}
+
+impl SqliteBackend {
+    /// Opens the file for serving, creating and migrating it as needed.
+    pub async fn open(path: &Path) -> Result<Self> {
+        let lock = lock(path)?;
+        let options = SqliteConnectOptions::new()
+            .filename(path)
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full)
+            .foreign_keys(false)
+            .pragma("wal_autocheckpoint", "4000")
+            .pragma("temp_store", "memory")
+            .disable_statement_logging();
+        let mut writer = options.connect().await.map_err(statement("open the store"))?;
+        migrate(&mut writer).await?;
+        let readers = SqlitePoolOptions::new()
+            .max_connections(READERS)
+            .connect_with(options.create_if_missing(false).read_only(true))
+            .await
+            .map_err(statement("open the store for reading"))?;
+        Ok(Self { writer: Arc::new(Mutex::new(writer)), readers, _lock: Some(lock) })
+    }
+
+    /// Opens the file beside a server that may be using it, for reading only.
+    pub async fn open_beside(path: &Path) -> Result<Self> {
+        let options =
+            SqliteConnectOptions::new().filename(path).read_only(true).disable_statement_logging();
+        let writer = options.connect().await.map_err(statement("open the store"))?;
+        let readers = SqlitePoolOptions::new()
+            .max_connections(1)
+            .connect_with(options)
+            .await
+            .map_err(statement("open the store for reading"))?;
+        Ok(Self { writer: Arc::new(Mutex::new(writer)), readers, _lock: None })
+    }
+}
+
+/// Takes the lock file beside the database, so that two servers never share one.
+///
+/// Its name follows the file itself, not the way it was named: through a link it is the same lock.
+fn lock(path: &Path) -> Result<File> {
+    let open = |source| BackendError::Open { path: path.to_owned(), source };
+    if !path.exists() {
+        // Through a link too. One that is there is not opened: SQLite's own locks on the file would
+        // go when it is closed.
+        File::options().create(true).append(true).open(path).map_err(open)?;
+    }
+    if std::fs::metadata(path).map_err(open)?.nlink() > 1 {
+        return Err(BackendError::HardLinked(path.to_owned()));
+    }
+    let mut name = path.canonicalize().map_err(open)?.into_os_string();
+    name.push(".lock");
+    let name = PathBuf::from(name);
+    let open = |source| BackendError::Open { path: name.clone(), source };
+    let file =
+        File::options().create(true).truncate(false).write(true).open(&name).map_err(open)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => Err(BackendError::Locked(path.to_owned())),
+        Err(std::fs::TryLockError::Error(source)) => Err(open(source)),
+    }
+}
+
+async fn migrate(connection: &mut SqliteConnection) -> Result<()> {
+    let known = MIGRATIONS.iter().map(|migration| migration.version).max().unwrap_or(0);
+    match MIGRATIONS.run(connection).await {
+        Ok(()) => Ok(()),
+        Err(sqlx::migrate::MigrateError::VersionMissing(found)) if found > known => {
+            Err(BackendError::SchemaTooNew { found, known })
+        }
+        Err(error) => Err(BackendError::Migrate(error)),
+    }
+}
+
+/// Names what was being done when a statement failed.
+fn statement(doing: &'static str) -> impl FnOnce(sqlx::Error) -> BackendError {
+    move |source| BackendError::Statement { doing, source }
+}
+
+#[async_trait]
+impl Backend for SqliteBackend {
+    async fn close(&self) -> Result<()> {
+        let mut writer = self.writer.lock().await;
+        sqlx::raw_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+            .execute(&mut *writer)
+            .await
+            .map_err(statement("empty the write-ahead log"))
+            .map(drop)
+    }
+
+    async fn begin(&self) -> Result<Box<dyn Transaction>> {
+        let mut connection = Arc::clone(&self.writer).lock_owned().await;
+        transaction::begin(&mut connection).await?;
+        Ok(Box::new(SqliteTransaction::new(connection)))
+    }
+
+    async fn histories(&self, ids: &[ExecutionId], payload: Payload) -> Result<Vec<History>> {
+        read::histories(&self.readers, ids, payload).await
+    }
+
+    async fn list(&self, query: &ListQuery) -> Result<Vec<ExecutionId>> {
+        read::list(&self.readers, query).await
+    }
+
+    async fn events(&self, query: &EventQuery) -> Result<Vec<Event>> {
+        read::events(&self.readers, query).await
+    }
+
+    async fn gate_at(&self, provider: &ProviderName, revision: i64) -> Result<Option<Event>> {
+        read::gate_at(&self.readers, provider, revision).await
+    }
+
+    async fn head(&self) -> Result<Head> {
+        read::head(&self.readers).await
+    }
+
+    async fn providers(&self) -> Result<Vec<ProviderRow>> {
+        read::providers(&self.readers).await
+    }
+
+    async fn totals(&self) -> Result<Totals> {
+        read::totals(&self.readers).await
+    }
+
+    async fn workers(&self) -> Result<Vec<WorkerRow>> {
+        read::workers(&self.readers).await
+    }
+
+    fn kind(&self) -> StoreKind {
+        StoreKind::Sqlite
+    }
+}
+
+#[async_trait]
+impl Snapshots for SqliteBackend {
+    async fn snapshot(&self) -> Result<Box<dyn Snapshot>> {
+        Ok(Box::new(SqliteSnapshot::begin(&self.readers).await?))
+    }
+}
