@@ -1,0 +1,123 @@
+//! A provider as the log has it: what it may run, and what it runs.
+
+use std::collections::BTreeSet;
+
+use super::finding::{Findings, Rule};
+use crate::domain::{Change, ExecutionId, ProviderName, ProviderRecord};
+
+/// A provider as the log has it so far.
+#[derive(Debug, Clone)]
+pub struct ProviderCheck {
+    /// Which.
+    pub name: ProviderName,
+    /// The limit in force; `None` before the first is in the log.
+    pub limit: Option<u32>,
+    /// Whether it is paused.
+    pub paused: bool,
+    /// The most that ever ran at the same time.
+    pub max_running: usize,
+    /// The limit in force when that many ran.
+    pub limit_at_max: Option<u32>,
+    /// Claims so far.
+    pub claims: u64,
+    running: BTreeSet<ExecutionId>,
+    /// Whether the log has everything of it; not if its beginning was compacted away.
+    complete: bool,
+}
+
+impl ProviderCheck {
+    pub(super) fn new(name: ProviderName, complete: bool) -> Self {
+        Self {
+            name,
+            limit: None,
+            paused: false,
+            max_running: 0,
+            limit_at_max: None,
+            claims: 0,
+            running: BTreeSet::new(),
+            complete,
+        }
+    }
+
+    /// What it runs as of now.
+    pub fn running(&self) -> Vec<ExecutionId> {
+        self.running.iter().copied().collect()
+    }
+
+    pub(super) fn apply(&mut self, change: &Change, findings: &mut Findings<'_>) {
+        match change {
+            Change::LimitsChanged { declared, overriding, effective, .. } => {
+                findings.expect(
+                    Rule::Limits,
+                    *effective == overriding.unwrap_or(*declared),
+                    || "the limit in force is neither the override nor the declared one".to_owned(),
+                );
+                findings.expect(Rule::Limits, effective.max_concurrent > 0, || {
+                    "the limit in force is 0".to_owned()
+                });
+                self.limit = Some(effective.max_concurrent);
+            }
+            Change::Paused { .. } => self.paused = true,
+            Change::Resumed { .. } => {
+                findings.expect(Rule::Gate, self.paused || !self.complete, || {
+                    "resumed while it was not paused".to_owned()
+                });
+                self.paused = false;
+            }
+            Change::Submitted { .. }
+            | Change::Claimed { .. }
+            | Change::Requeued { .. }
+            | Change::Finished { .. }
+            | Change::CancelRequested { .. }
+            | Change::WaitChanged { .. }
+            | Change::Output(_) => {}
+        }
+    }
+
+    /// A claim of one of its executions. What runs after it counts, so that a lowered limit may
+    /// be exceeded by what ran before and by nothing else.
+    pub(super) fn admit(&mut self, id: ExecutionId, findings: &mut Findings<'_>) {
+        self.claims += 1;
+        self.running.insert(id);
+        let running = self.running.len();
+        if running > self.max_running {
+            (self.max_running, self.limit_at_max) = (running, self.limit);
+        }
+        match self.limit {
+            Some(limit) => {
+                let within = u32::try_from(running).is_ok_and(|running| running <= limit);
+                findings.expect(Rule::Limits, within, || {
+                    format!("claimed while the limit is {limit}, which makes {running} running")
+                });
+            }
+            None => findings.expect(Rule::Limits, !self.complete, || {
+                "claimed while its provider has no limit".to_owned()
+            }),
+        }
+        findings.expect(Rule::Gate, !self.paused, || {
+            "claimed while its provider was paused".to_owned()
+        });
+    }
+
+    pub(super) fn leave(&mut self, id: ExecutionId) {
+        self.running.remove(&id);
+    }
+
+    pub(super) fn agree(&self, record: &ProviderRecord, findings: &mut Findings<'_>) {
+        let row = record.effective().max_concurrent;
+        let agrees = self.limit.map_or(!self.complete, |limit| limit == row);
+        findings.expect(Rule::Records, agrees, || {
+            let logged = self.limit.unwrap_or(0);
+            format!("provider {}: its row has limit {row}, the log {logged}", self.name)
+        });
+        let agrees = self.paused == record.pause.is_some() || !self.complete;
+        findings.expect(Rule::Records, agrees, || {
+            let (row, logged) = (gate(record.pause.is_some()), gate(self.paused));
+            format!("provider {}: it is {row} by its row, {logged} by the log", self.name)
+        });
+    }
+}
+
+const fn gate(paused: bool) -> &'static str {
+    if paused { "paused" } else { "open" }
+}

@@ -1,0 +1,9 @@
+//! What an operator does to a store directly, without asking a server.
+
+mod audit;
+mod checker;
+mod report;
+
+pub use audit::{AuditArgs, AuditError, ReportFormat, audit, run};
+pub use checker::{Checker, ProviderCheck, Rule, Violation};
+pub use report::{Finding, Report};
