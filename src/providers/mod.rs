@@ -1,0 +1,114 @@
+//! What does the work: one file per kind, all behind [`Provider`].
+//!
+//! A provider runs one attempt at a time per call and tells in types how it ended. It knows
+//! nothing of leases, limits or the store: the engine stops it through [`Call::stop`] when the
+//! attempt is cancelled, times out, or loses its lease, and by dropping its future when the grace
+//! it asked for is over.
+
+mod output;
+pub mod process;
+mod simulated;
+mod stop;
+mod unavailable;
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use serde_json::{Map, Value};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::domain::{ExecutionId, Failure, FailureKind, Usage};
+
+pub use output::{Output, OutputChunk};
+pub use process::{Process, ProcessConfig};
+pub use simulated::Simulated;
+pub use stop::{Stop, StopReason, Stopper, stop_pair};
+pub use unavailable::Unavailable;
+
+/// A kind of work, configured.
+#[async_trait]
+pub trait Provider: Send + Sync + 'static {
+    /// Checks an input at submission, so that a bad request does not wait an hour to fail.
+    fn check(&self, input: &Map<String, Value>) -> Result<(), Vec<Violation>>;
+
+    /// Runs one attempt.
+    async fn execute(&self, call: Call) -> Result<Success, AttemptFailure>;
+
+    /// How long `execute` may go on after it was asked to stop, to clean up after itself. When
+    /// that is over its future is dropped, which must end the work too.
+    fn stop_grace(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    /// Why submissions are refused at present, if they are.
+    fn unavailable(&self) -> Option<String> {
+        None
+    }
+}
+
+/// One attempt to be made.
+#[derive(Debug)]
+pub struct Call {
+    /// Which execution.
+    pub execution: ExecutionId,
+    /// Which attempt at it, from 1.
+    pub attempt: u32,
+    /// The provider's own request body.
+    pub input: Map<String, Value>,
+    /// The longest the attempt may take; the engine asks it to stop then.
+    pub run_timeout: Duration,
+    /// Says when and why to stop.
+    pub stop: Stop,
+    /// By when the work must be over unless the lease is renewed; moves forward with each renewal.
+    pub lease_deadline: watch::Receiver<Instant>,
+    /// Takes output while it is produced.
+    pub output: Output,
+    /// W3C trace context to hand on, where there is one.
+    pub traceparent: Option<String>,
+}
+
+/// An attempt that did what it should.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Success {
+    /// The result.
+    pub output: Value,
+    /// What it consumed.
+    pub usage: Option<Usage>,
+}
+
+/// An attempt that did not.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AttemptFailure {
+    /// What it means for the next attempt.
+    pub kind: FailureKind,
+    /// What went wrong.
+    pub failure: Failure,
+    /// What there is of a result.
+    pub output: Option<Value>,
+    /// What it consumed.
+    pub usage: Option<Usage>,
+}
+
+impl AttemptFailure {
+    /// A failure that left nothing behind.
+    pub fn new(kind: FailureKind, failure: Failure) -> Self {
+        Self { kind, failure, output: None, usage: None }
+    }
+}
+
+/// One thing wrong with an input.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Violation {
+    /// Path below the input, such as `args[2]`; empty for the input as a whole.
+    pub field: String,
+    /// What is wrong, for people.
+    pub description: String,
+}
+
+impl Violation {
+    /// A violation of `field`.
+    pub fn new(field: impl Into<String>, description: impl Into<String>) -> Self {
+        Self { field: field.into(), description: description.into() }
+    }
+}
