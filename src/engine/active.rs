@@ -1,0 +1,131 @@
+//! The attempts that run in this process right now, and the means to stop each of them.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Mutex;
+use std::sync::MutexGuard;
+use std::sync::PoisonError;
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::domain::{AttemptEnd, EndCause, ExecutionId, Lease};
+use crate::providers::{StopReason, Stopper};
+
+/// The most early cancellations that are remembered; beyond that the next renewal tells.
+const MAX_EARLY: usize = 10_000;
+
+/// Every attempt running here.
+#[derive(Debug)]
+pub(super) struct Active {
+    state: Mutex<State>,
+    count: watch::Sender<usize>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    attempts: HashMap<ExecutionId, ActiveAttempt>,
+    /// Cancellations heard of between the commit of a claim and the start of its attempt.
+    early: HashSet<ExecutionId>,
+}
+
+/// One attempt, as its keepers see it.
+#[derive(Debug, Clone)]
+pub(super) struct ActiveAttempt {
+    pub(super) lease: Lease,
+    pub(super) stopper: Stopper,
+    /// By when the work must be over unless the lease is renewed.
+    pub(super) deadline: watch::Sender<Instant>,
+}
+
+impl Default for Active {
+    fn default() -> Self {
+        Self { state: Mutex::default(), count: watch::channel(0).0 }
+    }
+}
+
+impl Active {
+    /// Adds an attempt; stops it at once if it was cancelled since its claim.
+    pub(super) fn insert(&self, attempt: ActiveAttempt) {
+        let mut state = self.state();
+        if state.early.remove(&attempt.lease.id) {
+            attempt.stopper.stop(StopReason::Cancelled);
+        }
+        state.attempts.insert(attempt.lease.id, attempt);
+        self.count.send_replace(state.attempts.len());
+    }
+
+    /// Removes an attempt that is over, unless a newer one of the same execution took its place.
+    pub(super) fn remove(&self, lease: &Lease) {
+        let mut state = self.state();
+        if state.attempts.get(&lease.id).is_some_and(|attempt| attempt.lease == *lease) {
+            state.attempts.remove(&lease.id);
+        }
+        self.count.send_replace(state.attempts.len());
+    }
+
+    /// Asks the attempt at this execution to stop because a client cancelled it. One that has not
+    /// started yet is stopped when it does.
+    pub(super) fn cancel(&self, id: ExecutionId) {
+        let mut state = self.state();
+        match state.attempts.get(&id) {
+            Some(attempt) => attempt.stopper.stop(StopReason::Cancelled),
+            None if state.early.len() < MAX_EARLY => {
+                state.early.insert(id);
+            }
+            None => {}
+        }
+    }
+
+    /// Stops the attempt at this execution if it is one whose lease was taken away: by the clock
+    /// of the store it had run out, whatever the clock of this process says.
+    pub(super) fn lost(&self, id: ExecutionId, ended: Option<&AttemptEnd>) {
+        let Some(ended) = ended.filter(|ended| ended.cause == EndCause::Lost) else { return };
+        if let Some(attempt) = self.state().attempts.get(&id)
+            && attempt.lease.token == ended.token
+        {
+            attempt.stopper.stop(StopReason::LeaseLost);
+        }
+    }
+
+    /// Forgets an early cancellation: the execution is over or will be claimed afresh.
+    pub(super) fn forget(&self, id: ExecutionId) {
+        self.state().early.remove(&id);
+    }
+
+    /// The attempt at this execution, if it runs under this lease.
+    pub(super) fn get(&self, lease: &Lease) -> Option<ActiveAttempt> {
+        self.state().attempts.get(&lease.id).filter(|attempt| attempt.lease == *lease).cloned()
+    }
+
+    /// Every lease held.
+    pub(super) fn leases(&self) -> Vec<Lease> {
+        self.state().attempts.values().map(|attempt| attempt.lease.clone()).collect()
+    }
+
+    /// Every execution that runs here.
+    pub(super) fn ids(&self) -> Vec<ExecutionId> {
+        self.state().attempts.keys().copied().collect()
+    }
+
+    /// Asks every attempt to stop; returns how many there are.
+    pub(super) fn stop_all(&self, reason: StopReason) -> usize {
+        let state = self.state();
+        state.attempts.values().for_each(|attempt| attempt.stopper.stop(reason));
+        state.attempts.len()
+    }
+
+    /// How many run.
+    pub(super) fn len(&self) -> usize {
+        *self.count.borrow()
+    }
+
+    /// Waits until none runs.
+    pub(super) async fn idle(&self) {
+        // The sender lives as long as `self`.
+        let _ = self.count.subscribe().wait_for(|count| *count == 0).await;
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

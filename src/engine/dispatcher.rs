@@ -1,0 +1,245 @@
+//! The dispatcher: claims what is ready and starts it.
+//!
+//! What must stay true: it registers for wake-ups before it looks, so nothing that becomes ready
+//! is missed; the poll is only the safety net. Trouble with the store is logged and retried, and
+//! never ends the loop. A claim that was sent is always answered by starting what it got, also
+//! when the server begins to shut down meanwhile.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::sync::broadcast::Receiver;
+use tokio::sync::broadcast::error::{RecvError, TryRecvError};
+use tokio::time::Instant;
+
+use super::{Engine, Inner};
+use crate::domain::{Change, Event, ProviderName, Timestamp, Wait};
+use crate::store::{Claim, ClaimReport, Commit, Result};
+
+/// How long to wait after the store failed, growing up to the longest.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+/// The earliest time at which something is due, set by whoever learns of one.
+#[derive(Debug)]
+pub(super) struct Alarm {
+    at: AtomicI64,
+    rung: Notify,
+}
+
+impl Default for Alarm {
+    fn default() -> Self {
+        Self { at: AtomicI64::new(i64::MAX), rung: Notify::new() }
+    }
+}
+
+impl Alarm {
+    /// Makes sure that the dispatcher looks at the clock at `at`.
+    pub(super) fn ring_at(&self, at: Timestamp) {
+        if self.at.fetch_min(at.as_micros(), Ordering::AcqRel) > at.as_micros() {
+            self.rung.notify_one();
+        }
+    }
+
+    fn next(&self) -> Timestamp {
+        Timestamp::from_micros(self.at.load(Ordering::Acquire))
+    }
+
+    fn clear(&self) {
+        self.at.store(i64::MAX, Ordering::Release);
+    }
+}
+
+/// What the dispatcher knows to do.
+struct Agenda {
+    /// Providers at which a claim may get something.
+    claim: BTreeSet<ProviderName>,
+    /// When to look at everything, told or not.
+    poll: Instant,
+    pause: Duration,
+}
+
+impl Engine {
+    /// The dispatcher's loop; returns when the server shuts down.
+    pub(super) async fn dispatch(self) {
+        let Inner { store, claiming, claims_over, alarm, .. } = &*self.0;
+        let mut feed = store.commits();
+        let mut agenda =
+            Agenda { claim: BTreeSet::new(), poll: Instant::now(), pause: FIRST_PAUSE };
+        while !claiming.is_cancelled() {
+            if let Err(error) = self.work_off(&mut agenda).await {
+                tracing::warn!(
+                    error = %error, source = std::error::Error::source(&error).map(ToString::to_string),
+                    "the dispatcher cannot use the store and tries again"
+                );
+                // What was not claimed is found by looking at everything.
+                agenda.poll = Instant::now() + agenda.pause;
+                agenda.pause = (agenda.pause * 2).min(LONGEST_PAUSE);
+            } else {
+                agenda.pause = FIRST_PAUSE;
+            }
+            if !agenda.claim.is_empty() {
+                // More of the same can be claimed; what others became ready meanwhile goes along.
+                self.hear_all(&mut feed, &mut agenda);
+                continue;
+            }
+            let due = tokio::time::sleep(alarm.next().since(self.now()));
+            tokio::select! {
+                () = claiming.cancelled() => {}
+                heard = feed.recv() => self.hear(heard, &mut feed, &mut agenda),
+                () = alarm.rung.notified() => {}
+                () = due => {}
+                () = tokio::time::sleep_until(agenda.poll) => {}
+            }
+        }
+        claims_over.cancel();
+    }
+
+    /// Does what is due and claims what may be ready.
+    async fn work_off(&self, agenda: &mut Agenda) -> Result<()> {
+        let Inner { settings, alarm, .. } = &*self.0;
+        let polling = Instant::now() >= agenda.poll;
+        if polling || alarm.next() <= self.now() {
+            self.advance().await?;
+        }
+        if polling {
+            agenda.claim.extend(self.0.providers.keys().cloned());
+            agenda.poll = Instant::now() + settings.poll_interval;
+        }
+        let wanted = std::mem::take(&mut agenda.claim);
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        let sent = Instant::now();
+        let report = self
+            .0
+            .store
+            .claim(Claim {
+                worker: self.0.worker,
+                wanted: wanted.into_iter().map(|name| (name, u32::MAX)).collect(),
+                lease: settings.lease,
+            })
+            .await?;
+        if report.more {
+            agenda.claim.extend(report.providers.iter().map(|found| found.provider.clone()));
+        }
+        self.start_claimed(report, sent);
+        Ok(())
+    }
+
+    fn start_claimed(&self, report: ClaimReport, sent: Instant) {
+        for found in report.providers.iter().filter(|found| found.claimed > 0) {
+            let (provider, claimed) = (&found.provider, found.claimed);
+            let (running, limit) = (found.running, found.limit);
+            tracing::info!(
+                %provider,
+                "Processing {claimed} pending executions for provider {provider} \
+                 ({running} currently running, limit: {limit})"
+            );
+        }
+        for claimed in report.claimed {
+            if claimed.interrupted {
+                let (id, provider) = (claimed.lease.id, &claimed.spec.provider);
+                tracing::info!(
+                    execution.id = %id, %provider,
+                    "Resuming interrupted execution: {id} (provider: {provider})"
+                );
+            }
+            self.start_attempt(claimed, sent);
+        }
+    }
+
+    /// Makes the changes that time alone brings about.
+    async fn advance(&self) -> Result<()> {
+        let Inner { store, settings, alarm, .. } = &*self.0;
+        // Cleared first: what others set meanwhile stands.
+        alarm.clear();
+        let advanced = store.advance(settings.reclaim_grace()).await?;
+        for (id, provider) in &advanced.reclaimed {
+            tracing::warn!(
+                execution.id = %id, %provider,
+                "Took back execution {id} (provider: {provider}), its worker fell silent"
+            );
+        }
+        for provider in &advanced.resumed {
+            tracing::info!(%provider, "The pause of provider {provider} is over");
+        }
+        if advanced.more {
+            alarm.ring_at(self.now());
+        }
+        if let Some(next) = advanced.next_due {
+            alarm.ring_at(next);
+        }
+        Ok(())
+    }
+
+    fn hear(
+        &self,
+        heard: Result<Arc<Commit>, RecvError>,
+        feed: &mut Receiver<Arc<Commit>>,
+        agenda: &mut Agenda,
+    ) {
+        match heard {
+            Ok(commit) => self.note(&commit, agenda),
+            Err(RecvError::Lagged(_)) => agenda.poll = Instant::now(),
+            // Only a store that is gone closes its feed.
+            Err(RecvError::Closed) => self.0.claiming.cancel(),
+        }
+        self.hear_all(feed, agenda);
+    }
+
+    /// Everything that was committed meanwhile.
+    fn hear_all(&self, feed: &mut Receiver<Arc<Commit>>, agenda: &mut Agenda) {
+        loop {
+            match feed.try_recv() {
+                Ok(commit) => self.note(&commit, agenda),
+                Err(TryRecvError::Lagged(_)) => agenda.poll = Instant::now(),
+                Err(TryRecvError::Empty | TryRecvError::Closed) => return,
+            }
+        }
+    }
+
+    fn note(&self, commit: &Commit, agenda: &mut Agenda) {
+        for event in &commit.events {
+            if self.frees_or_fills(event)
+                && !agenda.claim.contains(&event.provider)
+                && self.0.providers.contains_key(&event.provider)
+            {
+                agenda.claim.insert(event.provider.clone());
+            }
+        }
+    }
+
+    /// Whether a claim at the event's provider may get more than before; sets the alarm for what
+    /// will be due later.
+    fn frees_or_fills(&self, event: &Event) -> bool {
+        match &event.change {
+            Change::Submitted { wait } | Change::WaitChanged { wait } => match wait {
+                Wait::None => true,
+                // Those wait for room, and whoever frees it is heard of.
+                Wait::Limit => false,
+                Wait::Scheduled { until } | Wait::Backoff { until } => {
+                    self.0.alarm.ring_at(*until);
+                    false
+                }
+            },
+            Change::Requeued { wait, .. } => {
+                if let Wait::Scheduled { until } | Wait::Backoff { until } = wait {
+                    self.0.alarm.ring_at(*until);
+                }
+                true
+            }
+            Change::Paused { until, .. } => {
+                if let Some(until) = until {
+                    self.0.alarm.ring_at(*until);
+                }
+                false
+            }
+            Change::Finished { .. } | Change::LimitsChanged { .. } | Change::Resumed { .. } => true,
+            Change::Claimed { .. } | Change::CancelRequested { .. } | Change::Output(_) => false,
+        }
+    }
+}

@@ -1,0 +1,211 @@
+//! The hub: turns the feed of commits into wake-ups for whoever waits for them.
+//!
+//! What must stay true: a wake-up is a hint and carries no data. Each waiter holds one number, the
+//! newest revision that concerns it, so a frozen one costs nothing and delays nobody; when the hub
+//! itself falls behind the feed it wakes everybody.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::{broadcast, watch};
+
+use super::{Engine, Inner};
+use crate::domain::{Change, ExecutionId, Pause, ProviderName};
+use crate::store::{Commit, Result, Store};
+
+/// Who waits for what.
+pub(super) struct Hub {
+    head: watch::Sender<i64>,
+    watched: Mutex<HashMap<ExecutionId, Watched>>,
+    gates: Mutex<HashMap<ProviderName, Gate>>,
+    /// Taken by the hub's loop; subscribed before the head was read, so that nothing is missed.
+    feed: tokio::sync::Mutex<broadcast::Receiver<Arc<Commit>>>,
+}
+
+#[derive(Debug)]
+struct Watched {
+    provider: ProviderName,
+    newest: watch::Sender<i64>,
+}
+
+/// A provider's gate as last heard of.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct Gate {
+    /// Set while paused.
+    pub(super) pause: Option<Pause>,
+    /// The revision of the change that made it so.
+    pub(super) revision: i64,
+}
+
+/// Wakes one watch; unregisters when dropped.
+pub(super) struct Wake {
+    engine: Engine,
+    id: ExecutionId,
+    /// Always there until it is dropped.
+    newest: Option<watch::Receiver<i64>>,
+}
+
+impl Hub {
+    pub(super) async fn start(store: &Store) -> Result<Self> {
+        let feed = tokio::sync::Mutex::new(store.commits());
+        let head = watch::channel(store.head().await?.revision).0;
+        let hub = Self { head, watched: Mutex::default(), gates: Mutex::default(), feed };
+        hub.read_gates(store).await?;
+        Ok(hub)
+    }
+
+    /// The newest revision heard of.
+    pub(super) fn head(&self) -> watch::Receiver<i64> {
+        self.head.subscribe()
+    }
+
+    /// The gate of a provider as last heard of.
+    pub(super) fn gate(&self, provider: &ProviderName) -> Gate {
+        lock(&self.gates).get(provider).cloned().unwrap_or_default()
+    }
+
+    async fn read_gates(&self, store: &Store) -> Result<()> {
+        let rows = store.providers().await?;
+        let gates = rows.into_iter().map(|row| {
+            let gate = Gate { pause: row.record.pause, revision: row.record.gate_revision };
+            (row.record.name, gate)
+        });
+        lock(&self.gates).extend(gates);
+        Ok(())
+    }
+
+    fn note(&self, commit: &Commit) {
+        for event in &commit.events {
+            let pause = match &event.change {
+                Change::Paused { reason, until } => {
+                    Some(Pause { reason: reason.clone(), until: *until })
+                }
+                Change::Resumed { .. } => None,
+                _ => continue,
+            };
+            let gate = Gate { pause, revision: event.revision };
+            lock(&self.gates).insert(event.provider.clone(), gate);
+        }
+        let watched = lock(&self.watched);
+        for event in &commit.events {
+            match event.execution {
+                Some(id) => {
+                    if let Some(entry) = watched.get(&id) {
+                        entry.newest.send_replace(event.revision);
+                    }
+                }
+                None if event.change.is_gate() => {
+                    for entry in watched.values().filter(|w| w.provider == event.provider) {
+                        entry.newest.send_replace(event.revision);
+                    }
+                }
+                None => {}
+            }
+        }
+        drop(watched);
+        self.head.send_replace(commit.revision());
+    }
+
+    fn wake_everybody(&self, head: i64) {
+        for entry in lock(&self.watched).values() {
+            entry.newest.send_replace(head);
+        }
+        self.head.send_replace(head);
+    }
+}
+
+impl Engine {
+    /// Waits for changes of one execution. Subscribe before reading the log.
+    pub(super) fn subscribe(&self, id: ExecutionId, provider: &ProviderName) -> Wake {
+        let mut watched = lock(&self.0.hub.watched);
+        let entry = watched
+            .entry(id)
+            .or_insert_with(|| Watched { provider: provider.clone(), newest: watch::channel(0).0 });
+        let newest = entry.newest.subscribe();
+        drop(watched);
+        self.0.counters.watch_opened();
+        Wake { engine: self.clone(), id, newest: Some(newest) }
+    }
+
+    /// The hub's loop.
+    pub(super) async fn follow_commits(self) {
+        let hub = &self.0.hub;
+        let mut feed = hub.feed.lock().await;
+        loop {
+            match feed.recv().await {
+                Ok(commit) => {
+                    self.hear_cancellations(&commit);
+                    hub.note(&commit);
+                }
+                Err(RecvError::Lagged(missed)) => {
+                    tracing::warn!(missed, "the hub fell behind the commits, every watch rereads");
+                    self.0.counters.resynced();
+                    self.resync().await;
+                }
+                Err(RecvError::Closed) => return,
+            }
+        }
+    }
+
+    /// Tells attempts that run here of their cancellation, without waiting for the next renewal.
+    fn hear_cancellations(&self, commit: &Commit) {
+        for event in &commit.events {
+            let Some(id) = event.execution else { continue };
+            match &event.change {
+                Change::CancelRequested { .. } => self.0.active.cancel(id),
+                Change::Finished { ended, .. } => {
+                    self.0.active.forget(id);
+                    self.0.active.lost(id, ended.as_ref());
+                }
+                Change::Requeued { ended, .. } => {
+                    self.0.active.forget(id);
+                    self.0.active.lost(id, Some(ended));
+                }
+                _ => {}
+            }
+        }
+    }
+
+    async fn resync(&self) {
+        let Inner { store, hub, .. } = &*self.0;
+        match store.head().await {
+            Ok(head) => hub.wake_everybody(head.revision),
+            Err(error) => tracing::warn!(%error, "cannot read where the log stands"),
+        }
+        if let Err(error) = hub.read_gates(store).await {
+            tracing::warn!(%error, "cannot read the providers' gates");
+        }
+    }
+}
+
+impl Wake {
+    /// Waits until something changed since the last call.
+    pub(super) async fn changed(&mut self) {
+        let changed = match &mut self.newest {
+            Some(newest) => newest.changed().await.is_ok(),
+            None => false,
+        };
+        if !changed {
+            // The entry is removed only with its last subscriber.
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+impl Drop for Wake {
+    fn drop(&mut self) {
+        let mut watched = lock(&self.engine.0.hub.watched);
+        // Under the lock, so that of two that end together one is the last.
+        self.newest = None;
+        if watched.get(&self.id).is_some_and(|entry| entry.newest.receiver_count() == 0) {
+            watched.remove(&self.id);
+        }
+        drop(watched);
+        self.engine.0.counters.watch_closed();
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,101 @@
+//! Taking submissions: what their provider accepts is stored, all of a batch or none.
+
+use std::sync::Arc;
+
+use super::view::plain;
+use super::{Draft, Engine, Submission, SubmitError};
+use crate::domain::{Change, Event, Execution, ExecutionId, Pause, Spec};
+use crate::providers::Violation;
+use crate::store::{NewExecution, Payload, RequestIdConflict, StoreError, Submitted};
+
+impl Engine {
+    /// Stores new executions, all or none. Answers in order, after they are durable.
+    pub async fn submit(&self, drafts: Vec<Draft>) -> Result<Vec<Submission>, SubmitError> {
+        if !self.is_accepting() {
+            return Err(SubmitError::ShuttingDown);
+        }
+        let mut executions = Vec::with_capacity(drafts.len());
+        for (index, draft) in drafts.into_iter().enumerate() {
+            executions.push(self.accept(index, draft)?);
+        }
+        let specs: Vec<_> = executions.iter().map(|new| Arc::clone(&new.spec)).collect();
+        let answers = self.0.store.submit(executions).await?.map_err(
+            |RequestIdConflict { index, first }| SubmitError::RequestIdConflict { index, first },
+        )?;
+        let mut submissions = Vec::with_capacity(specs.len());
+        for (spec, answer) in specs.into_iter().zip(answers) {
+            submissions.push(self.submission(spec, answer).await?);
+        }
+        Ok(submissions)
+    }
+
+    fn accept(&self, index: usize, draft: Draft) -> Result<NewExecution, SubmitError> {
+        let Some(configured) = self.0.providers.get(&draft.provider) else {
+            let known = self.0.providers.keys().cloned().collect();
+            return Err(SubmitError::UnknownProvider { index, name: draft.provider, known });
+        };
+        if let Some(reason) = configured.provider.unavailable() {
+            let name = draft.provider;
+            return Err(SubmitError::ProviderUnavailable { index, name, reason });
+        }
+        serde_json::from_str(&draft.input.json)
+            .map_err(|error| vec![Violation::new("", error.to_string())])
+            .and_then(|input| configured.provider.check(&input))
+            .map_err(|violations| SubmitError::InvalidInput { index, violations })?;
+        let spec = Spec {
+            id: ExecutionId::new(),
+            provider: draft.provider,
+            input: draft.input,
+            request_id: draft.request_id,
+            priority: draft.priority,
+            labels: draft.labels,
+            schedule_at: draft.schedule_at,
+            queue_timeout: draft.queue_timeout,
+            run_timeout: draft.run_timeout.unwrap_or(configured.run_timeout),
+            retry: draft.retry,
+            retry_of: draft.retry_of,
+            traceparent: draft.traceparent,
+            created_at: self.now(),
+        };
+        Ok(NewExecution { spec: Arc::new(spec), request_hash: draft.request_hash })
+    }
+
+    async fn submission(
+        &self,
+        spec: Arc<Spec>,
+        answer: Submitted,
+    ) -> Result<Submission, SubmitError> {
+        match answer {
+            Submitted::New { wait, revision, at } => {
+                if let Some(timeout) = spec.queue_timeout {
+                    let due = spec.schedule_at.unwrap_or(spec.created_at).max(spec.created_at);
+                    self.0.alarm.ring_at(due + timeout);
+                }
+                let event = Event {
+                    revision,
+                    at,
+                    provider: spec.provider.clone(),
+                    execution: Some(spec.id),
+                    change: Change::Submitted { wait },
+                };
+                let paused = self.paused_at(&spec, revision);
+                let mut execution = Execution::unlogged(spec);
+                execution.apply(&event);
+                let view = super::View { paused, ..plain(execution) };
+                Ok(Submission { view, replayed: false })
+            }
+            Submitted::Replayed(id) => {
+                let view = self.get(id, Payload::With).await?;
+                // Gone between the answer and the read: only a closing store does that.
+                let view = view.ok_or(StoreError::Closed)?;
+                Ok(Submission { view, replayed: true })
+            }
+        }
+    }
+
+    /// The pause that a fresh submission found at its provider, as far as this worker has heard.
+    fn paused_at(&self, spec: &Spec, revision: i64) -> Option<Pause> {
+        let gate = self.0.hub.gate(&spec.provider);
+        gate.pause.filter(|_| gate.revision < revision)
+    }
+}

@@ -1,0 +1,85 @@
+//! Executions as clients read them: the log folded, and the provider's gate laid over it.
+
+use std::collections::HashMap;
+
+use super::{Engine, View};
+use crate::domain::{Change, Event, Execution, ExecutionId, Pause, ProviderName, State};
+use crate::store::{ListQuery, Payload, Result};
+
+/// How often a reader tries to see an execution and its provider's gate at one revision.
+const TRIES: usize = 4;
+
+impl Engine {
+    /// One execution as it stands.
+    pub async fn get(&self, id: ExecutionId, payload: Payload) -> Result<Option<View>> {
+        let store = &self.0.store;
+        let Some(mut execution) = store.execution(id, payload).await? else { return Ok(None) };
+        for _ in 0..TRIES {
+            let gate = match execution.state {
+                State::Pending => store.gate_at(&execution.spec.provider, i64::MAX).await?,
+                _ => None,
+            };
+            let gate_revision = gate.as_ref().map_or(0, |gate| gate.revision);
+            if gate_revision <= execution.revision {
+                return Ok(Some(over(execution, gate.as_ref())));
+            }
+            // The gate changed after the execution did. If the execution has not changed since
+            // it was read, both are seen as of the gate's revision.
+            let Some(again) = store.execution(id, payload).await? else { return Ok(None) };
+            if again.revision == execution.revision {
+                return Ok(Some(over(execution, gate.as_ref())));
+            }
+            execution = again;
+        }
+        // Changing faster than it is read: the execution's own revision is a safe cursor.
+        Ok(Some(plain(execution)))
+    }
+
+    /// Matching executions, newest first; `query.before` is the last id of the page before.
+    pub async fn list(&self, query: &ListQuery, payload: Payload) -> Result<Vec<View>> {
+        let store = &self.0.store;
+        let ids = store.list(query).await?;
+        let mut gates: HashMap<ProviderName, Option<Event>> = HashMap::new();
+        let mut views = Vec::with_capacity(ids.len());
+        for execution in store.executions(&ids, payload).await? {
+            let mut view = plain(execution);
+            if view.execution.state == State::Pending {
+                let provider = view.execution.spec.provider.clone();
+                if !gates.contains_key(&provider) {
+                    let gate = store.gate_at(&provider, i64::MAX).await?;
+                    gates.insert(provider.clone(), gate);
+                }
+                // The revision stays the execution's own: as a cursor it may repeat a change of
+                // the gate, and never misses one.
+                view.paused = gates.get(&provider).and_then(|gate| pause_of(gate.as_ref()));
+            }
+            views.push(view);
+        }
+        Ok(views)
+    }
+}
+
+/// The execution under a gate that changed last by `gate`.
+pub(super) fn over(execution: Execution, gate: Option<&Event>) -> View {
+    let mut view = plain(execution);
+    if view.execution.state == State::Pending {
+        view.revision = view.revision.max(gate.map_or(0, |gate| gate.revision));
+        view.paused = pause_of(gate);
+    }
+    view
+}
+
+/// The execution under an open gate.
+pub(super) fn plain(execution: Execution) -> View {
+    View { revision: execution.revision, paused: None, execution }
+}
+
+/// What the newest change of a gate says of it.
+pub(super) fn pause_of(gate: Option<&Event>) -> Option<Pause> {
+    match gate.map(|event| &event.change) {
+        Some(Change::Paused { reason, until }) => {
+            Some(Pause { reason: reason.clone(), until: *until })
+        }
+        _ => None,
+    }
+}
