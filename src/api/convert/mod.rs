@@ -1,0 +1,35 @@
+//! Between the contract and the domain: the one place where requests are checked.
+//!
+//! What comes in leaves here as types that carry the proof; everything wrong with a request is
+//! told at once, each fault with the path of its field.
+
+mod check;
+mod enums;
+mod execution;
+mod filter;
+mod get;
+mod hash;
+mod json;
+mod provider;
+mod retry_policy;
+mod scalar;
+mod submit;
+mod system;
+mod trace;
+mod watch;
+
+pub(super) use check::{Check, Violations, join};
+pub(super) use enums::{payload, state};
+pub(super) use execution::execution;
+pub(super) use filter::{batch_cancel, batch_retry, filter};
+pub(super) use get::{cancel, get};
+pub(super) use hash::hex;
+pub(super) use provider::{pause, provider, provider_name, resume, set_limits, watch};
+pub(super) use scalar::to_i64;
+pub(super) use submit::{draft, drafts, retry};
+pub(super) use system::{status, worker};
+pub(super) use trace::traceparent;
+pub(super) use watch::{to_many, to_one, watch_many, watch_one};
+
+#[cfg(test)]
+pub(super) use execution::tests::view as test_view;

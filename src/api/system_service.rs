@@ -1,0 +1,31 @@
+//! `SystemService`: how the service as a whole is doing.
+
+use tonic::{Request, Response, Status};
+
+use super::convert;
+use crate::engine::Engine;
+use crate::pb;
+use crate::pb::system_service_server::SystemService;
+
+type Answer<T> = Result<Response<T>, Status>;
+
+/// The service over one engine.
+pub(super) struct System {
+    pub(super) engine: Engine,
+}
+
+#[tonic::async_trait]
+impl SystemService for System {
+    async fn get_status(&self, _: Request<pb::GetStatusRequest>) -> Answer<pb::GetStatusResponse> {
+        let status = self.engine.status().await?;
+        Ok(Response::new(convert::status(&status)))
+    }
+
+    async fn list_workers(
+        &self,
+        _: Request<pb::ListWorkersRequest>,
+    ) -> Answer<pb::ListWorkersResponse> {
+        let workers = self.engine.workers().await?.into_iter().map(convert::worker).collect();
+        Ok(Response::new(pb::ListWorkersResponse { workers }))
+    }
+}
