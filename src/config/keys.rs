@@ -1,0 +1,35 @@
+//! The names of all settings, and the guess at what a misspelt one was meant to be.
+
+/// Keys at the top of the file, besides the table `providers`.
+pub(super) const TOP: &[&str] = &[
+    "store",
+    "grpc_addr",
+    "http_addr",
+    "lease",
+    "poll_interval",
+    "drain_timeout",
+    "log_format",
+    "log_level",
+    "providers",
+];
+
+/// Keys of a provider of any kind.
+const ANY_PROVIDER: &[&str] = &["kind", "max_concurrent", "run_timeout"];
+
+/// Keys of a provider of kind `process`.
+pub(super) const PROCESS: &[&str] = &["modules_dir", "env_allow", "stop_grace", "max_output_bytes"];
+
+/// Every key that a provider can have.
+pub(super) fn provider() -> Vec<&'static str> {
+    [ANY_PROVIDER, PROCESS].concat()
+}
+
+/// Says which of `known` is nearest to `unknown`.
+pub(super) fn hint(unknown: &str, known: &[&str]) -> String {
+    let spelling = unknown.to_lowercase().replace('-', "_");
+    let likeness = |key: &str| strsim::jaro_winkler(&spelling, key);
+    match known.iter().max_by(|a, b| likeness(a).total_cmp(&likeness(b))) {
+        Some(nearest) => format!("did you mean {nearest}?"),
+        None => "there are none".to_owned(),
+    }
+}

@@ -1,0 +1,162 @@
+//! The providers: those that exist without configuration, and those that exist because of it.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::reader::Reader;
+use super::{ConfigError, keys, values};
+use crate::domain::{Limits, ProviderName};
+use crate::engine::ConfiguredProvider;
+use crate::providers::{Process, ProcessConfig, Provider, Simulated, Unavailable};
+
+/// Providers that exist without configuration, with the attempts each admits.
+const BUILT_IN: &[(&str, Kind, u32)] = &[
+    ("claude", Kind::Claude, 3),
+    ("ollama", Kind::Ollama, 2),
+    ("openai", Kind::OpenAi, 3),
+    ("process", Kind::Process, 10),
+];
+
+/// What a provider with no number of its own admits.
+const DEFAULT_MAX_CONCURRENT: u32 = 1;
+
+/// The kinds this version can run.
+const ADAPTED: &str = "simulated or process";
+
+/// How a provider does its work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Simulated,
+    Process,
+    Ollama,
+    Claude,
+    OpenAi,
+}
+
+impl Kind {
+    const ALL: [Self; 5] =
+        [Self::Simulated, Self::Process, Self::Ollama, Self::Claude, Self::OpenAi];
+
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Simulated => "simulated",
+            Self::Process => "process",
+            Self::Ollama => "ollama",
+            Self::Claude => "claude",
+            Self::OpenAi => "openai",
+        }
+    }
+
+    const fn run_timeout(self) -> Duration {
+        match self {
+            Self::Process => Duration::from_secs(300),
+            Self::Simulated | Self::Ollama | Self::Claude | Self::OpenAi => {
+                Duration::from_secs(600)
+            }
+        }
+    }
+}
+
+/// Names of the providers that exist without configuration.
+pub(super) fn built_in() -> impl Iterator<Item = ProviderName> {
+    BUILT_IN.iter().map(|(name, ..)| name.parse().expect("built-in names are well-formed"))
+}
+
+/// Every provider, by name.
+pub(super) fn configured(reader: &Reader) -> Result<Vec<ConfiguredProvider>, ConfigError> {
+    let mut names: BTreeSet<_> = built_in().collect();
+    // The layers let no ill-formed name pass.
+    names.extend(reader.keys("providers").iter().filter_map(|name| name.parse().ok()));
+    names.into_iter().map(|name| provider(reader, name)).collect()
+}
+
+fn provider(reader: &Reader, name: ProviderName) -> Result<ConfiguredProvider, ConfigError> {
+    let table = format!("providers.{name}");
+    let key = |key: &str| format!("{table}.{key}");
+    let built_in = BUILT_IN.iter().find(|(built_in, ..)| *built_in == name.as_str());
+
+    let own_kind = built_in.map(|(_, kind, _)| *kind);
+    let kind = reader.get(&key("kind"), |text: String| kind(&text, own_kind))?.or(own_kind);
+    let kind = kind.ok_or_else(|| {
+        reader.refuse(&table, format!("needs a kind: {ADAPTED} (it is not built in)"))
+    })?;
+    if kind != Kind::Process {
+        let foreign = keys::PROCESS.iter().map(|name| key(name)).find(|key| reader.has(key));
+        if let Some(foreign) = foreign {
+            let problem = format!("is for kind process only, this is {}", kind.as_str());
+            return Err(reader.refuse(&foreign, problem));
+        }
+    }
+
+    let max_concurrent = reader
+        .get(&key("max_concurrent"), |number| {
+            let number = values::within(number, 1, 100_000)?;
+            u32::try_from(number).map_err(|error| error.to_string())
+        })?
+        .unwrap_or(built_in.map_or(DEFAULT_MAX_CONCURRENT, |(.., limit)| *limit));
+    let run_timeout = reader
+        .get(&key("run_timeout"), |text| values::duration(text, Duration::from_millis(1)))?
+        .unwrap_or(kind.run_timeout());
+    Ok(ConfiguredProvider {
+        provider: build(reader, &name, kind)?,
+        name,
+        kind: kind.as_str().to_owned(),
+        limits: Limits { max_concurrent },
+        run_timeout,
+    })
+}
+
+/// A kind without an adapter is accepted of the provider that is built in under its name only:
+/// that one cannot be left out, any other was asked for.
+fn kind(text: &str, own: Option<Kind>) -> Result<Kind, String> {
+    match Kind::ALL.into_iter().find(|kind| kind.as_str() == text) {
+        Some(kind @ (Kind::Simulated | Kind::Process)) => Ok(kind),
+        Some(kind) if own == Some(kind) => Ok(kind),
+        Some(_) | None => {
+            Err(format!("must be {ADAPTED}: this version has no adapter for {text:?}"))
+        }
+    }
+}
+
+/// Makes what does the work.
+fn build(
+    reader: &Reader,
+    name: &ProviderName,
+    kind: Kind,
+) -> Result<Arc<dyn Provider>, ConfigError> {
+    Ok(match kind {
+        Kind::Simulated => Arc::new(Simulated),
+        Kind::Process => Arc::new(Process::new(process(reader, name)?)),
+        Kind::Ollama | Kind::Claude | Kind::OpenAi => Arc::new(Unavailable::new(format!(
+            "this version has no adapter for kind {}; configure [providers.{name}] \
+             kind = \"simulated\" to rehearse",
+            kind.as_str(),
+        ))),
+    })
+}
+
+/// Reads what a provider of kind `process` needs.
+pub(super) fn process(reader: &Reader, name: &ProviderName) -> Result<ProcessConfig, ConfigError> {
+    let key = |key: &str| format!("providers.{name}.{key}");
+    let default = ProcessConfig::default();
+    let modules_dir = reader.get(&key("modules_dir"), |text: String| match text.as_str() {
+        "" => Err("must not be empty".to_owned()),
+        _ => Ok(PathBuf::from(text)),
+    })?;
+    let stop_grace =
+        reader.get(&key("stop_grace"), |text| values::duration(text, Duration::ZERO))?;
+    let max_output_bytes = reader.get(&key("max_output_bytes"), |number| {
+        // Both streams and the rest of the result must fit one stored value of 16 MiB.
+        let number = values::within(number, 0, 4 * 1_024 * 1_024)?;
+        usize::try_from(number).map_err(|error| error.to_string())
+    })?;
+    Ok(ProcessConfig {
+        modules_dir,
+        env_allow: reader.get(&key("env_allow"), Ok)?.unwrap_or(default.env_allow),
+        stop_grace: stop_grace.unwrap_or(default.stop_grace),
+        max_output_bytes: max_output_bytes.unwrap_or(default.max_output_bytes),
+        guard_program: default.guard_program,
+    })
+}

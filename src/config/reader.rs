@@ -1,0 +1,71 @@
+//! Reads single settings, so that what is wrong with one always names its key and its source.
+
+use figment::Figment;
+use figment::error::Kind;
+use serde::de::DeserializeOwned;
+
+use super::ConfigError;
+
+/// The sources, laid over each other.
+pub(super) struct Reader {
+    figment: Figment,
+}
+
+impl Reader {
+    pub(super) fn new(figment: Figment) -> Self {
+        Self { figment }
+    }
+
+    /// The setting, if any source has it and `check` lets it pass.
+    pub(super) fn get<T, U>(
+        &self,
+        key: &str,
+        check: impl FnOnce(T) -> Result<U, String>,
+    ) -> Result<Option<U>, ConfigError>
+    where
+        T: DeserializeOwned,
+    {
+        if !self.figment.contains(key) {
+            return Ok(None);
+        }
+        let raw = self
+            .figment
+            .extract_inner(key)
+            .map_err(|error| self.refuse(key, problem(&error.kind)))?;
+        check(raw).map(Some).map_err(|problem| self.refuse(key, problem))
+    }
+
+    /// Whether any source has the key.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.figment.contains(key)
+    }
+
+    /// The keys of a table.
+    pub(super) fn keys(&self, table: &str) -> Vec<String> {
+        let table = self.figment.find_value(table).ok();
+        table
+            .and_then(figment::value::Value::into_dict)
+            .into_iter()
+            .flatten()
+            .map(|(k, _)| k)
+            .collect()
+    }
+
+    /// What to say when the key's value cannot be honoured.
+    pub(super) fn refuse(&self, key: &str, problem: String) -> ConfigError {
+        let metadata = self.figment.find_metadata(key);
+        let origin =
+            metadata.map_or_else(|| "nowhere".to_owned(), |source| source.name.to_string());
+        ConfigError::Invalid { key: key.to_owned(), origin, problem }
+    }
+}
+
+fn problem(kind: &Kind) -> String {
+    match kind {
+        Kind::InvalidType(found, expected) => {
+            let expected = if expected == "i64" { "a whole number" } else { expected };
+            format!("must be {expected}, not {found}")
+        }
+        other => format!("cannot be read: {other}"),
+    }
+}

@@ -1,0 +1,310 @@
+use super::*;
+
+/// A directory with a `flowgate.toml`, and what else a start is given.
+struct Start {
+    directory: tempfile::TempDir,
+    variables: Vec<(String, String)>,
+    flags: ServeFlags,
+}
+
+impl Start {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        Self { directory, variables: Vec::new(), flags: ServeFlags::default() }
+    }
+
+    fn with_file(text: &str) -> Self {
+        let start = Self::new();
+        std::fs::write(start.path("flowgate.toml"), text).expect("the directory is writable");
+        start
+    }
+
+    fn variable(mut self, name: &str, value: &str) -> Self {
+        self.variables.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    fn flags(mut self, flags: ServeFlags) -> Self {
+        self.flags = flags;
+        self
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    fn load(&self) -> Result<Settings, ConfigError> {
+        load(&self.flags, self.variables.clone(), self.directory.path())
+    }
+
+    fn settings(&self) -> Settings {
+        self.load().unwrap_or_else(|error| panic!("refused: {error}"))
+    }
+
+    /// The refusal, with the directory taken out of it.
+    fn refusal(&self) -> String {
+        let Err(error) = self.load() else { panic!("accepted") };
+        let text = error.to_string().replace(&format!("{}/", self.directory.path().display()), "");
+        assert!(!text.contains('\n'), "not one line: {text}");
+        text
+    }
+}
+
+fn named<'a>(settings: &'a Settings, name: &str) -> &'a ConfiguredProvider {
+    let mut providers = settings.providers.iter();
+    providers.find(|provider| provider.name.as_str() == name).expect("the provider exists")
+}
+
+fn lease_flag(lease: &str) -> ServeFlags {
+    ServeFlags { lease: Some(lease.to_owned()), ..ServeFlags::default() }
+}
+
+#[test]
+fn nothing_configured_means_the_documented_defaults() {
+    let settings = Start::new().settings();
+    assert_eq!(settings.store, StoreUrl::Sqlite("flowgate.db".into()));
+    assert_eq!(settings.grpc_addr, "127.0.0.1:50051");
+    assert_eq!(settings.http_addr, "127.0.0.1:8080");
+    assert_eq!(settings.lease, Duration::from_secs(30));
+    assert_eq!(settings.poll_interval, Duration::from_secs(2));
+    assert_eq!(settings.drain_timeout, Duration::from_secs(30));
+    let providers = settings.providers.iter();
+    let limits: Vec<_> = providers
+        .map(|p| {
+            (p.name.as_str(), p.kind.as_str(), p.limits.max_concurrent, p.run_timeout.as_secs())
+        })
+        .collect();
+    assert_eq!(
+        limits,
+        [
+            ("claude", "claude", 3, 600),
+            ("ollama", "ollama", 2, 600),
+            ("openai", "openai", 3, 600),
+            ("process", "process", 10, 300),
+        ]
+    );
+}
+
+#[test]
+fn flags_win_over_variables_and_variables_over_the_file() {
+    let file = "lease = '11s'\npoll_interval = '11s'\ndrain_timeout = '11s'";
+    let start = Start::with_file(file)
+        .variable("FLOWGATE_LEASE", "12s")
+        .variable("FLOWGATE_POLL_INTERVAL", "12s")
+        .flags(lease_flag("13s"));
+    let settings = start.settings();
+    assert_eq!(settings.lease, Duration::from_secs(13));
+    assert_eq!(settings.poll_interval, Duration::from_secs(12));
+    assert_eq!(settings.drain_timeout, Duration::from_secs(11));
+}
+
+#[test]
+fn a_variable_changes_one_key_of_a_provider_and_leaves_the_others() {
+    let start = Start::with_file(
+        "[providers.gpu-box]\nkind = 'simulated'\nmax_concurrent = 5\nrun_timeout = '7s'",
+    )
+    .variable("FLOWGATE_PROVIDERS__GPU_BOX__MAX_CONCURRENT", "9")
+    .variable("FLOWGATE_PROVIDERS__OLLAMA__MAX_CONCURRENT", "4");
+    let settings = start.settings();
+    let provider = named(&settings, "gpu-box");
+    assert_eq!(provider.kind, "simulated");
+    assert_eq!(provider.limits.max_concurrent, 9);
+    assert_eq!(provider.run_timeout, Duration::from_secs(7));
+    assert_eq!(named(&settings, "ollama").limits.max_concurrent, 4);
+}
+
+#[test]
+fn a_name_that_is_exactly_meant_wins_over_one_that_differs_in_dashes() {
+    let file = "[providers.a-b]\nkind = 'simulated'\n[providers.a_b]\nkind = 'simulated'";
+    let start = Start::with_file(file).variable("FLOWGATE_PROVIDERS__A_B__MAX_CONCURRENT", "9");
+    let settings = start.settings();
+    assert_eq!(named(&settings, "a_b").limits.max_concurrent, 9);
+    assert_eq!(named(&settings, "a-b").limits.max_concurrent, 1);
+}
+
+#[test]
+fn a_provider_can_be_made_of_variables_alone() {
+    let start = Start::new().variable("FLOWGATE_PROVIDERS__DEMO__KIND", "simulated");
+    assert_eq!(named(&start.settings(), "demo").limits.max_concurrent, 1);
+}
+
+#[test]
+fn a_limit_for_a_provider_that_does_not_exist_is_refused() {
+    let start = Start::new().variable("FLOWGATE_PROVIDERS__OLAMA__MAX_CONCURRENT", "4");
+    assert_eq!(
+        start.refusal(),
+        "providers.olama, set by FLOWGATE_PROVIDERS__OLAMA__MAX_CONCURRENT, needs a kind: \
+         simulated or process (it is not built in)"
+    );
+}
+
+#[test]
+fn variables_that_set_nothing_are_ignored() {
+    let start = Start::new()
+        .variable("FLOWGATE_PORT", "tcp://10.0.0.1:50051")
+        .variable("FLOWGATE_PORT_50051_TCP", "tcp://10.0.0.1:50051")
+        .variable("FLOWGATE_SERVICE_HOST", "10.0.0.1")
+        .variable("FLOWGATE_STORE_SERVICE_PORT", "5432")
+        .variable("FLOWGATE_PROVIDERS_SERVICE_HOST", "10.0.0.1")
+        .variable("FLOWGATE_LEASE", "")
+        .variable("RUST_LOG", "what=is=this")
+        .variable("FLOWGATE_PROVIDERS__OLLAMA__MAX_CONCURENT", "4");
+    let settings = start.settings();
+    assert_eq!(settings.lease, Duration::from_secs(30));
+    assert_eq!(settings.ignored_variables, ["FLOWGATE_PROVIDERS__OLLAMA__MAX_CONCURENT"]);
+}
+
+#[test]
+fn an_unknown_key_is_refused_with_the_nearest_known_one() {
+    assert_eq!(
+        Start::with_file("leese = '3s'").refusal(),
+        "flowgate.toml has the unknown key leese; did you mean lease?"
+    );
+    assert_eq!(
+        Start::with_file("grpc-addr = '0.0.0.0:1'").refusal(),
+        "flowgate.toml has the unknown key grpc-addr; did you mean grpc_addr?"
+    );
+    assert_eq!(
+        Start::with_file("[provider.ollama]\nmax_concurrent = 3").refusal(),
+        "flowgate.toml has the unknown key provider; did you mean providers?"
+    );
+    assert_eq!(
+        Start::with_file("[providers.ollama]\nmax_concurent = 3").refusal(),
+        "flowgate.toml has the unknown key providers.ollama.max_concurent; \
+         did you mean max_concurrent?"
+    );
+}
+
+#[test]
+fn a_bad_value_is_refused_with_its_key_and_source() {
+    assert_eq!(
+        Start::new().flags(lease_flag("900ms")).refusal(),
+        "lease, set by --lease, must be between 1s and 365days, not 900ms"
+    );
+    assert_eq!(
+        Start::new().variable("FLOWGATE_POLL_INTERVAL", "soon").refusal(),
+        "poll_interval, set by FLOWGATE_POLL_INTERVAL, must be a duration such as 30s or 500ms, \
+         not \"soon\""
+    );
+    assert_eq!(
+        Start::with_file("lease = 30").refusal(),
+        "lease, set in flowgate.toml, must be a string, not signed int `30`"
+    );
+    assert_eq!(
+        Start::new().variable("FLOWGATE_GRPC_ADDR", "50051").refusal(),
+        "grpc_addr, set by FLOWGATE_GRPC_ADDR, must have the form HOST:PORT, not \"50051\""
+    );
+    for (text, found) in [("0", "not 0"), ("100001", "not 100001")] {
+        assert_eq!(
+            Start::new().variable("FLOWGATE_PROVIDERS__OPENAI__MAX_CONCURRENT", text).refusal(),
+            format!(
+                "providers.openai.max_concurrent, set by \
+                 FLOWGATE_PROVIDERS__OPENAI__MAX_CONCURRENT, must be between 1 and 100000, {found}"
+            )
+        );
+    }
+    assert_eq!(
+        Start::new().variable("FLOWGATE_PROVIDERS__OPENAI__MAX_CONCURRENT", "many").refusal(),
+        "providers.openai.max_concurrent, set by FLOWGATE_PROVIDERS__OPENAI__MAX_CONCURRENT, \
+         must be a whole number, not string \"many\""
+    );
+}
+
+#[test]
+fn a_provider_of_a_kind_this_version_lacks_is_refused() {
+    assert_eq!(
+        Start::with_file("[providers.gpt]\nkind = 'openai'").refusal(),
+        "providers.gpt.kind, set in flowgate.toml, must be simulated or process: \
+         this version has no adapter for \"openai\""
+    );
+    assert_eq!(
+        Start::with_file("[providers.gpt]\nmax_concurrent = 2").refusal(),
+        "providers.gpt, set in flowgate.toml, needs a kind: simulated or process (it is not built in)"
+    );
+    assert_eq!(
+        Start::with_file("[providers.GPT]\nkind = 'simulated'").refusal(),
+        "providers.GPT, set in flowgate.toml, is not a provider's name: \
+         must match [a-z][a-z0-9_-]{0,62}"
+    );
+}
+
+#[test]
+fn a_built_in_provider_without_adapter_takes_no_work_until_it_is_simulated() {
+    let settings = Start::with_file("[providers.openai]\nmax_concurrent = 7").settings();
+    let provider = named(&settings, "openai");
+    assert_eq!(provider.limits.max_concurrent, 7);
+    assert_eq!(
+        provider.provider.unavailable().expect("it is unavailable"),
+        "this version has no adapter for kind openai; configure [providers.openai] \
+         kind = \"simulated\" to rehearse"
+    );
+    let settings = Start::with_file("[providers.openai]\nkind = 'simulated'").settings();
+    let provider = named(&settings, "openai");
+    assert_eq!(provider.limits.max_concurrent, 3);
+    assert_eq!(provider.provider.unavailable(), None);
+}
+
+#[test]
+fn keys_of_modules_are_refused_for_other_kinds() {
+    let file = "[providers.x]\nkind = 'simulated'\nmodules_dir = 'm'";
+    assert_eq!(
+        Start::with_file(file).refusal(),
+        "providers.x.modules_dir, set in flowgate.toml, is for kind process only, \
+         this is simulated"
+    );
+}
+
+#[test]
+fn a_relative_modules_dir_is_meant_from_the_directory_of_its_file() {
+    let start = Start::with_file("[providers.process]\nmodules_dir = 'modules'\nenv_allow = ['A']");
+    let read = |start: &Start| {
+        let layers = layers::gather(
+            &start.flags,
+            start.variables.iter().cloned().collect(),
+            start.directory.path(),
+        );
+        let process = "process".parse().expect("a name");
+        providers::process(&layers.expect("accepted").reader, &process).expect("accepted")
+    };
+    assert_eq!(read(&start).modules_dir, Some(start.path("modules")));
+    assert_eq!(read(&start).env_allow, ["A"]);
+
+    let start = start.variable("FLOWGATE_PROVIDERS__PROCESS__ENV_ALLOW", "PATH, HOME");
+    assert_eq!(read(&start).env_allow, ["PATH", "HOME"]);
+    let flags = ServeFlags { modules_dir: Some("elsewhere".to_owned()), ..ServeFlags::default() };
+    assert_eq!(read(&start.flags(flags)).modules_dir, Some("elsewhere".into()));
+}
+
+#[test]
+fn a_file_that_is_named_must_exist() {
+    let start = Start::new().variable("FLOWGATE_CONFIG", "absent.toml");
+    assert_eq!(start.refusal(), "cannot read absent.toml");
+    let start = Start::with_file("lease = '9s'");
+    let flags = ServeFlags { config: Some(start.path("flowgate.toml")), ..ServeFlags::default() };
+    let start = start.variable("FLOWGATE_CONFIG", "absent.toml").flags(flags);
+    assert_eq!(start.settings().lease, Duration::from_secs(9));
+}
+
+#[test]
+fn a_file_that_is_not_toml_is_refused_with_the_line() {
+    let refusal = Start::with_file("lease = '3s'\npoll_interval 3").refusal();
+    assert!(refusal.starts_with("flowgate.toml is not valid TOML at line 2: "), "{refusal}");
+}
+
+#[test]
+fn a_store_this_build_lacks_is_refused_without_repeating_its_password() {
+    let start = Start::new().variable("FLOWGATE_STORE", "postgres://me:hunter2@db/flowgate");
+    let refusal = start.refusal();
+    assert_eq!(
+        refusal,
+        "store, set by FLOWGATE_STORE, asks for PostgreSQL, but this build has the SQLite store \
+         only (sqlite://PATH)"
+    );
+    for bad in ["sqlite://", "sqlite://:memory:", "flowgate.db", "mysql://x", "sqlite://a?mode=ro"]
+    {
+        assert!(bad.parse::<StoreUrl>().is_err(), "{bad}");
+    }
+    let absolute: StoreUrl = "sqlite:///var/lib/flowgate.db".parse().expect("accepted");
+    assert_eq!(absolute, StoreUrl::Sqlite("/var/lib/flowgate.db".into()));
+    assert_eq!(absolute.to_string(), "sqlite:///var/lib/flowgate.db");
+}

@@ -1,0 +1,101 @@
+//! What single settings may hold. Each check says what is wrong as the end of a sentence that
+//! begins with the key.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::telemetry::{LogFilter, LogFormat};
+
+/// The longest time any setting may name: 365 days, as for timeouts in the API.
+const MAX_DURATION: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+/// Where executions are kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StoreUrl {
+    /// The embedded database, in this file.
+    Sqlite(PathBuf),
+}
+
+impl Default for StoreUrl {
+    fn default() -> Self {
+        Self::Sqlite("flowgate.db".into())
+    }
+}
+
+impl fmt::Display for StoreUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Sqlite(path) => write!(f, "sqlite://{}", path.display()),
+        }
+    }
+}
+
+impl std::str::FromStr for StoreUrl {
+    type Err = String;
+
+    /// The error does not repeat the text: a database's URL may hold a password.
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once("://") {
+            Some(("sqlite", "")) => Err("must name a file, as in sqlite://flowgate.db".to_owned()),
+            Some(("sqlite", path)) if path.contains(":memory:") => {
+                Err("must name a file: nothing in memory outlives the server".to_owned())
+            }
+            Some(("sqlite", path)) if path.contains('?') => {
+                Err("must end with the file's name: it takes no parameters".to_owned())
+            }
+            Some(("sqlite", path)) => Ok(Self::Sqlite(path.into())),
+            Some(("postgres" | "postgresql", _)) => {
+                Err("asks for PostgreSQL, but this build has the SQLite store only (sqlite://PATH)"
+                    .to_owned())
+            }
+            Some(_) | None => Err("must have the form sqlite://PATH".to_owned()),
+        }
+    }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "checks take what was read")]
+pub(super) fn store(text: String) -> Result<StoreUrl, String> {
+    text.parse()
+}
+
+pub(super) fn address(text: String) -> Result<String, String> {
+    match text.rsplit_once(':') {
+        Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => Ok(text),
+        _ => Err(format!("must have the form HOST:PORT, not {text:?}")),
+    }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "checks take what was read")]
+pub(super) fn duration(text: String, least: Duration) -> Result<Duration, String> {
+    let duration = humantime::parse_duration(&text)
+        .map_err(|_| format!("must be a duration such as 30s or 500ms, not {text:?}"))?;
+    if (least..=MAX_DURATION).contains(&duration) {
+        Ok(duration)
+    } else {
+        let least = humantime::format_duration(least);
+        Err(format!("must be between {least} and 365days, not {text}"))
+    }
+}
+
+pub(super) fn within(number: i64, least: i64, most: i64) -> Result<i64, String> {
+    if (least..=most).contains(&number) {
+        Ok(number)
+    } else {
+        Err(format!("must be between {least} and {most}, not {number}"))
+    }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "checks take what was read")]
+pub(super) fn log_format(text: String) -> Result<LogFormat, String> {
+    match text.as_str() {
+        "text" => Ok(LogFormat::Text),
+        "json" => Ok(LogFormat::Json),
+        _ => Err(format!("must be text or json, not {text:?}")),
+    }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "checks take what was read")]
+pub(super) fn log_filter(text: String) -> Result<LogFilter, String> {
+    text.parse()
+}
