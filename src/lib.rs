@@ -5,11 +5,12 @@
 //!
 //! The parts, from the ground up: [`domain`] has the words and rules, [`store`] the durable truth,
 //! [`providers`] do the work, [`engine`] admits and runs it, [`api`] speaks gRPC, [`server`] puts
-//! it all together; `cli` is a client like any other, and [`admin`] works on a store directly.
+//! it all together; [`cli`] is a client like any other, and [`admin`] works on a store directly.
 //! `ARCHITECTURE.md` is the map, and says which promise is kept where.
 
 pub mod admin;
 pub mod api;
+pub mod cli;
 pub mod config;
 pub mod domain;
 pub mod engine;
