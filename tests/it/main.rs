@@ -1,0 +1,22 @@
+//! Flowgate's integration tests: one binary, so that they link once and run side by side.
+
+#![allow(clippy::unwrap_used, reason = "in a test a panic is how to fail, in its helpers too")]
+#![allow(clippy::disallowed_methods, reason = "a test's tasks end with its runtime")]
+
+mod architecture;
+mod audit;
+mod bad_inputs;
+mod chaos;
+mod clients;
+mod demo;
+mod engine;
+mod large;
+mod limits;
+mod modules;
+mod process_provider;
+mod retry;
+mod server;
+mod shutdown;
+mod store;
+mod support;
+mod watch;

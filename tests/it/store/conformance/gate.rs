@@ -1,0 +1,75 @@
+//! Pausing and resuming a provider.
+
+use flowgate::domain::{Change, Clock, State};
+use flowgate::store::GateChange;
+use futures_util::future::join;
+
+use crate::store::fixture::{GRACE, SECOND, TestStore, name};
+
+pub(crate) async fn a_paused_provider_gives_nothing_until_it_is_resumed(t: &TestStore) {
+    t.declare("p", 2).await;
+    t.submit_plain("p", 1).await;
+    assert!(t.pause("p", None).await);
+    assert_eq!(t.claim("p", 1).await.len(), 0);
+    t.pass(SECOND * 1_000).await;
+    assert_eq!(t.claim("p", 1).await.len(), 0);
+    assert!(t.resume("p").await);
+    assert_eq!(t.claim("p", 1).await.len(), 1);
+}
+
+pub(crate) async fn a_pause_kills_nothing(t: &TestStore) {
+    t.declare("p", 2).await;
+    let id = t.submit_with("p", |_| {}).await;
+    let lease = t.claim_one("p").await;
+    t.pause("p", None).await;
+    assert_eq!(t.state(id).await, State::Running);
+    t.succeed(&lease).await;
+    assert_eq!(t.state(id).await, State::Succeeded);
+}
+
+pub(crate) async fn a_timed_pause_ends_by_itself(t: &TestStore) {
+    t.declare("p", 2).await;
+    t.submit_plain("p", 1).await;
+    let until = t.clock.now() + SECOND * 5;
+    t.pause("p", Some(until)).await;
+    let early = t.pass(SECOND * 4).await;
+    assert_eq!((early.resumed.len(), early.next_due), (0, Some(until)));
+    assert_eq!(t.claim("p", 1).await.len(), 0);
+    let due = t.pass(SECOND).await;
+    assert_eq!((due.resumed, due.next_due), (vec![name("p")], None));
+    assert_eq!(t.claim("p", 1).await.len(), 1);
+    let resumed = t.log().await.into_iter().filter(|e| matches!(e.change, Change::Resumed { .. }));
+    assert_eq!(resumed.count(), 1);
+}
+
+pub(crate) async fn a_pause_that_is_resumed_by_hand_is_not_resumed_again(t: &TestStore) {
+    t.declare("p", 2).await;
+    t.pause("p", Some(t.clock.now() + SECOND)).await;
+    t.resume("p").await;
+    let head = t.head().await;
+    assert_eq!(t.pass(SECOND * 2).await.resumed, []);
+    assert_eq!(t.head().await, head);
+}
+
+pub(crate) async fn pausing_or_resuming_twice_changes_nothing(t: &TestStore) {
+    t.declare("p", 2).await;
+    assert!(!t.resume("p").await);
+    assert!(t.pause("p", None).await);
+    assert!(!t.pause("p", None).await);
+    assert!(t.pause("p", Some(t.clock.now() + SECOND)).await, "another end is another pause");
+    assert_eq!(t.head().await, 3);
+}
+
+pub(crate) async fn an_unknown_provider_cannot_be_paused(t: &TestStore) {
+    assert!(!t.pause("nobody", None).await);
+    assert_eq!(t.head().await, 0);
+}
+
+pub(crate) async fn a_pause_and_an_advance_at_once_agree_on_what_is_due_next(t: &TestStore) {
+    t.declare("p", 2).await;
+    let until = t.clock.now() + SECOND;
+    let change = GateChange::Pause { reason: "rate limited".to_owned(), until: Some(until) };
+    let both = join(t.store.advance(GRACE), t.store.set_gate(name("p"), change)).await;
+    assert_eq!(both.0.unwrap().next_due, Some(until));
+    assert!(both.1.unwrap());
+}

@@ -1,0 +1,165 @@
+//! What every database must do, each case on each of them.
+
+mod cancel;
+mod claim;
+mod commit;
+mod due;
+mod gate;
+mod lease;
+mod limits;
+mod list;
+mod log;
+mod settle;
+mod submit;
+mod wait;
+
+/// Makes a test of every case for one database; what must always be true is checked after each.
+macro_rules! run_on {
+    ($database:ident, $kind:expr, $($file:ident: [$($case:ident),+ $(,)?])+) => {
+        mod $database {
+            $(mod $file {
+                use crate::store::fixture::{Kind, TestStore};
+                $(
+                    #[tokio::test]
+                    async fn $case() {
+                        let t = TestStore::open($kind).await;
+                        crate::store::conformance::$file::$case(&t).await;
+                        t.check().await;
+                    }
+                )+
+            })+
+        }
+    };
+}
+
+/// Lists the cases once, for every database.
+macro_rules! conformance {
+    ($($cases:tt)+) => {
+        run_on!(memory, Kind::Memory, $($cases)+);
+        run_on!(sqlite, Kind::Sqlite, $($cases)+);
+    };
+}
+
+conformance! {
+    submit: [
+        a_new_execution_is_pending_and_in_the_log,
+        what_was_submitted_is_read_back_as_it_was,
+        a_repeated_request_is_answered_with_the_first_execution,
+        a_request_id_reused_for_another_request_is_a_conflict_that_names_the_first,
+        a_request_repeated_within_a_batch_gives_one_execution,
+        a_conflict_anywhere_in_a_batch_stores_nothing_of_it,
+        concurrent_submits_of_one_request_give_one_execution,
+        an_execution_read_twice_at_once_is_whole_both_times,
+        a_read_without_payload_leaves_out_input_and_output,
+        unknown_executions_are_left_out,
+    ]
+    claim: [
+        claims_take_the_interrupted_first_then_priority_due_time_and_id,
+        a_claim_takes_no_more_than_is_wanted,
+        a_claim_never_exceeds_the_limit,
+        a_lowered_limit_lets_what_runs_go_on_and_admits_nothing,
+        a_raised_limit_admits_more_at_once,
+        many_claims_at_once_share_one_limit,
+        a_provider_named_twice_in_a_claim_stays_within_its_limit,
+        one_providers_limit_does_not_bind_another,
+        an_undeclared_provider_gives_nothing,
+        a_claim_tells_what_to_run_and_how_busy_the_provider_was,
+        a_settlement_and_a_claim_at_once_reuse_the_room,
+    ]
+    gate: [
+        a_paused_provider_gives_nothing_until_it_is_resumed,
+        a_pause_kills_nothing,
+        a_timed_pause_ends_by_itself,
+        a_pause_that_is_resumed_by_hand_is_not_resumed_again,
+        pausing_or_resuming_twice_changes_nothing,
+        an_unknown_provider_cannot_be_paused,
+        a_pause_and_an_advance_at_once_agree_on_what_is_due_next,
+    ]
+    due: [
+        a_scheduled_execution_is_claimed_only_when_it_is_due,
+        a_retry_waits_for_its_backoff,
+        a_retry_without_delay_is_ready_at_once,
+        a_queue_timeout_fails_what_was_never_started,
+        a_queue_timeout_counts_from_the_schedule_time,
+        a_queue_timeout_does_not_touch_what_was_started_once,
+        a_queue_timeout_passes_while_the_provider_is_paused,
+        the_next_due_time_is_the_earliest_of_all,
+        what_is_due_beyond_one_transaction_follows_in_the_next,
+    ]
+    lease: [
+        a_lease_is_reclaimed_only_after_its_expiry_and_the_grace,
+        a_renewed_lease_is_not_reclaimed,
+        a_renewal_tells_which_leases_are_lost_and_which_are_to_be_cancelled,
+        recovery_takes_back_what_other_workers_left_running,
+        a_stale_lease_changes_nothing,
+        the_lease_of_another_worker_changes_nothing,
+        a_lease_ends_with_the_settlement,
+        a_lost_lease_counts_against_the_limit_until_it_is_reclaimed,
+    ]
+    settle: [
+        a_success_keeps_its_result_and_usage,
+        a_failure_keeps_what_there_is_of_a_result,
+        a_retry_keeps_count_of_attempts,
+        an_uncharged_retry_costs_no_attempt,
+        a_crash_is_uncharged_and_tried_again_first,
+        the_third_crash_is_the_last,
+        a_release_is_uncharged_and_tried_again_first,
+        a_result_of_any_text_is_read_back_as_it_was,
+    ]
+    cancel: [
+        a_pending_execution_is_cancelled_at_once_and_never_claimed,
+        a_scheduled_execution_is_cancelled_at_once,
+        a_running_execution_is_asked_to_stop_and_ends_cancelled,
+        a_cancellation_keeps_its_first_reason,
+        a_finished_execution_is_left_as_it_is,
+        work_that_ends_well_before_it_is_stopped_succeeds,
+        a_retry_ends_cancelled_once_a_stop_was_asked_for,
+        a_release_ends_cancelled_once_a_stop_was_asked_for,
+        a_crash_ends_cancelled_once_a_stop_was_asked_for,
+        a_lost_lease_ends_cancelled_once_a_stop_was_asked_for,
+        unknown_ids_are_left_out_of_the_answer,
+        an_id_given_twice_is_cancelled_once,
+    ]
+    wait: [
+        what_finds_room_waits_for_nothing_and_the_rest_for_the_limit,
+        what_a_claim_leaves_behind_says_that_it_waits_for_the_limit,
+        what_becomes_due_without_room_waits_for_the_limit,
+        what_waits_for_the_limit_is_claimed_when_there_is_room,
+        a_scheduled_execution_says_until_when,
+        who_comes_after_the_waiting_waits_too,
+    ]
+    log: [
+        the_log_says_exactly_what_happened,
+        entries_are_given_from_a_revision_on_up_to_a_number,
+        the_log_of_one_execution_has_its_providers_gate_and_nothing_of_others,
+        output_is_left_out_unless_asked_for,
+        the_gate_can_be_looked_up_at_any_revision,
+        commits_are_announced_in_order_and_without_gaps,
+        output_of_any_bytes_is_read_back_as_it_was,
+    ]
+    list: [
+        executions_are_listed_newest_first,
+        filters_leave_only_what_matches,
+        labels_match_only_when_all_do,
+        pages_are_stable_while_executions_are_added,
+        executions_run_again_can_be_left_out,
+        totals_count_everything,
+        workers_are_listed_as_they_last_were,
+    ]
+    limits: [
+        declaring_the_same_again_changes_nothing,
+        an_override_outlives_a_new_declaration_until_it_is_reset,
+        limits_changed_since_the_expected_revision_are_left_alone,
+        limits_changed_at_the_same_moment_are_left_alone,
+        the_expected_revision_counts_limits_that_are_kept,
+        validating_changes_nothing,
+        an_unknown_provider_leaves_all_limits_alone,
+        providers_are_shown_with_what_they_have_to_do,
+    ]
+    commit: [
+        operations_that_wait_together_share_a_commit_and_get_their_own_answers,
+        an_operation_whose_caller_went_away_is_still_done,
+        an_operation_that_fails_does_not_take_its_neighbours_down,
+        a_closed_store_finishes_what_it_was_given,
+    ]
+}

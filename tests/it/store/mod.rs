@@ -1,0 +1,7 @@
+//! The store: one suite for every database, and what is particular to some.
+
+mod conformance;
+pub(crate) mod faults;
+pub(crate) mod fixture;
+mod model;
+mod sqlite;

@@ -1,0 +1,329 @@
+//! Whatever is asked of it, in whatever order and company, SQLite answers and logs what the plain
+//! memory model does.
+
+use std::collections::HashMap;
+use std::fmt::Debug;
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use flowgate::domain::{
+    Chunk, ChunkContent, Clock, Ending, ErrorCode, ExecutionId, Lease, Limits, OutputStream, Token,
+    WorkerId,
+};
+use flowgate::store::{
+    Claim, EventQuery, ExpectedRevision, GateChange, ListQuery, NewExecution, Payload, Settlement,
+    Store,
+};
+use futures_util::future::join_all;
+use proptest::collection::vec;
+use proptest::prelude::*;
+use tokio::runtime::{Builder, Runtime};
+
+use super::fixture::{
+    GRACE, Kind, LEASE, SECOND, TestStore, cancelled, crashed, failed, failure, limit_change, name,
+    retry, succeeded,
+};
+
+const PROVIDERS: [&str; 3] = ["a", "b", "c"];
+
+static RUNTIME: LazyLock<Runtime> =
+    LazyLock::new(|| Builder::new_current_thread().enable_all().build().unwrap());
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: 96,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+
+    #[test]
+    fn sqlite_does_what_the_model_does(steps in vec(step(), 1..40)) {
+        RUNTIME.block_on(run(steps));
+    }
+}
+
+/// Operations asked for at the same moment, then a moment passing.
+#[derive(Debug, Clone)]
+struct Step {
+    together: Vec<Op>,
+    passing: Duration,
+}
+
+/// An operation; which execution, lease or provider is meant is an index into those there are.
+#[derive(Debug, Clone)]
+enum Op {
+    Submit(Vec<New>),
+    Claim { worker: usize, wanted: Vec<(usize, u32)> },
+    Settle { lease: usize, ending: Ending },
+    Renew { leases: Vec<usize> },
+    Output { lease: usize, chunks: i64 },
+    Cancel { executions: Vec<usize> },
+    Advance,
+    Recover { worker: usize },
+    Declare { provider: usize, max_concurrent: u32 },
+    SetLimits { changes: Vec<(usize, Option<u32>)>, expected: Option<i64>, validate_only: bool },
+    Pause { provider: usize, seconds: Option<u32> },
+    Resume { provider: usize },
+}
+
+#[derive(Debug, Clone)]
+struct New {
+    provider: usize,
+    priority: i32,
+    request: Option<(u8, u8)>,
+    delay: Option<u32>,
+    queue_timeout: Option<u32>,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let together = prop_oneof![3 => vec(op(), 1..2), 2 => vec(op(), 2..6)];
+    let passing = prop_oneof![4 => Just(0), 3 => 1u64..4, 1 => 30u64..80];
+    (together, passing)
+        .prop_map(|(together, passing)| Step { together, passing: Duration::from_secs(passing) })
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let provider = 0..PROVIDERS.len();
+    let changes = vec((provider.clone(), proptest::option::of(1u32..5)), 1..3);
+    let expected = proptest::option::of(0i64..60);
+    prop_oneof![
+        6 => vec(new(), 1..5).prop_map(Op::Submit),
+        8 => (0usize..3, vec((provider.clone(), 0u32..4), 1..4))
+            .prop_map(|(worker, wanted)| Op::Claim { worker, wanted }),
+        8 => (any::<usize>(), ending()).prop_map(|(lease, ending)| Op::Settle { lease, ending }),
+        2 => vec(any::<usize>(), 1..4).prop_map(|leases| Op::Renew { leases }),
+        2 => (any::<usize>(), 1i64..3).prop_map(|(lease, chunks)| Op::Output { lease, chunks }),
+        3 => vec(any::<usize>(), 1..3).prop_map(|executions| Op::Cancel { executions }),
+        5 => Just(Op::Advance),
+        1 => (0usize..3).prop_map(|worker| Op::Recover { worker }),
+        2 => (provider.clone(), 1u32..4)
+            .prop_map(|(provider, max_concurrent)| Op::Declare { provider, max_concurrent }),
+        2 => (changes, expected, any::<bool>()).prop_map(|(changes, expected, validate_only)| {
+            Op::SetLimits { changes, expected, validate_only }
+        }),
+        1 => (provider.clone(), proptest::option::of(0u32..6))
+            .prop_map(|(provider, seconds)| Op::Pause { provider, seconds }),
+        2 => provider.prop_map(|provider| Op::Resume { provider }),
+    ]
+}
+
+fn new() -> impl Strategy<Value = New> {
+    let request = proptest::option::weighted(0.3, (0u8..5, 0u8..2));
+    let seconds = || proptest::option::weighted(0.3, 0u32..6);
+    (0..PROVIDERS.len(), -1i32..2, request, seconds(), seconds()).prop_map(
+        |(provider, priority, request, delay, queue_timeout)| New {
+            provider,
+            priority,
+            request,
+            delay,
+            queue_timeout,
+        },
+    )
+}
+
+fn ending() -> impl Strategy<Value = Ending> {
+    prop_oneof![
+        3 => Just(succeeded("[1]")),
+        1 => Just(failed()),
+        1 => Just(cancelled()),
+        3 => (0u64..4).prop_map(|seconds| retry(SECOND * u32::try_from(seconds).unwrap())),
+        1 => Just(Ending::Retry {
+            failure: failure(ErrorCode::RateLimited),
+            delay: SECOND,
+            charged: false,
+            usage: None,
+        }),
+        2 => Just(crashed()),
+        1 => Just(Ending::Released),
+    ]
+}
+
+/// What has come to exist so far, the same for both stores.
+#[derive(Default)]
+struct World {
+    executions: Vec<ExecutionId>,
+    leases: Vec<Lease>,
+    /// How many pieces of output were given under each lease.
+    chunks: HashMap<(ExecutionId, Token), i64>,
+}
+
+/// An operation with the ids it is about.
+#[derive(Clone)]
+enum Call {
+    Submit(Vec<NewExecution>),
+    Claim(WorkerId, Vec<(usize, u32)>),
+    Settle(Settlement),
+    Renew(Vec<Lease>),
+    Output(Lease, Vec<Chunk>),
+    Cancel(Vec<ExecutionId>),
+    Recover(WorkerId),
+    Plain(Op),
+}
+
+async fn run(steps: Vec<Step>) {
+    let (model, sqlite) =
+        (TestStore::open(Kind::Memory).await, TestStore::open(Kind::Sqlite).await);
+    let workers = [WorkerId::new(), WorkerId::new(), WorkerId::new()];
+    let mut world = World::default();
+    for t in [&model, &sqlite] {
+        t.declare("a", 2).await;
+        t.declare("b", 1).await;
+    }
+    for step in steps {
+        let calls: Vec<_> =
+            step.together.iter().map(|op| world.call(op, &workers, &model)).collect();
+        let expected = ask(&model, &calls).await;
+        let answers = ask(&sqlite, &calls).await;
+        assert_eq!(answers.said, expected.said, "{step:?}");
+        world.leases.extend(expected.leases);
+        for t in [&model, &sqlite] {
+            t.clock.advance(step.passing);
+        }
+    }
+    compare(&model, &sqlite, &world).await;
+    model.check().await;
+    sqlite.check().await;
+}
+
+impl World {
+    fn call(&mut self, op: &Op, workers: &[WorkerId], t: &TestStore) -> Call {
+        let lease = |index: &usize| pick(&self.leases, *index).unwrap_or_else(unknown_lease);
+        match op {
+            Op::Submit(batch) => {
+                let batch: Vec<_> = batch.iter().map(|new| submission(t, new)).collect();
+                self.executions.extend(batch.iter().map(|new| new.spec.id));
+                Call::Submit(batch)
+            }
+            Op::Claim { worker, wanted } => Call::Claim(workers[*worker], wanted.clone()),
+            Op::Settle { lease: index, ending } => {
+                Call::Settle(Settlement { lease: lease(index), ending: ending.clone() })
+            }
+            Op::Renew { leases } => Call::Renew(leases.iter().map(lease).collect()),
+            Op::Output { lease: index, chunks } => {
+                let lease = lease(index);
+                let first = *self.chunks.entry((lease.id, lease.token)).or_default();
+                self.chunks.insert((lease.id, lease.token), first + chunks);
+                let chunk = |index| Chunk {
+                    attempt: u32::try_from(lease.token.0).unwrap(),
+                    index,
+                    stream: OutputStream::Result,
+                    content: ChunkContent::Text("x".to_owned()),
+                };
+                let chunks = (first..first + chunks).map(chunk).collect();
+                Call::Output(lease, chunks)
+            }
+            Op::Cancel { executions } => {
+                let ids = executions.iter().filter_map(|index| pick(&self.executions, *index));
+                Call::Cancel(ids.collect())
+            }
+            Op::Recover { worker } => Call::Recover(workers[*worker]),
+            plain => Call::Plain(plain.clone()),
+        }
+    }
+}
+
+fn pick<T: Clone>(from: &[T], index: usize) -> Option<T> {
+    (!from.is_empty()).then(|| from[index % from.len()].clone())
+}
+
+fn unknown_lease() -> Lease {
+    let (id, owner) = (ExecutionId::new(), WorkerId::new());
+    Lease { id, token: Token(1), owner }
+}
+
+fn submission(t: &TestStore, new: &New) -> NewExecution {
+    let mut submission = t.new_with(PROVIDERS[new.provider], |spec| {
+        spec.priority = new.priority;
+        spec.schedule_at = new.delay.map(|seconds| spec.created_at + SECOND * seconds);
+        spec.queue_timeout = new.queue_timeout.map(|seconds| SECOND * seconds);
+        spec.request_id = new.request.map(|(request, _)| format!("request {request}"));
+    });
+    submission.request_hash = format!("{:?}", new.request);
+    submission
+}
+
+/// What a store said to operations asked for at the same moment.
+struct Answers {
+    said: Vec<String>,
+    leases: Vec<Lease>,
+}
+
+async fn ask(t: &TestStore, calls: &[Call]) -> Answers {
+    let answers = join_all(calls.iter().map(|call| answer(t, call.clone()))).await;
+    let (said, leases): (Vec<_>, Vec<_>) = answers.into_iter().unzip();
+    Answers { said, leases: leases.into_iter().flatten().collect() }
+}
+
+async fn answer(t: &TestStore, call: Call) -> (String, Vec<Lease>) {
+    let store = &t.store;
+    let mut leases = Vec::new();
+    let said = match call {
+        Call::Submit(batch) => said(&store.submit(batch).await.unwrap()),
+        Call::Claim(worker, wanted) => {
+            let wanted = wanted.iter().map(|(p, count)| (name(PROVIDERS[*p]), *count)).collect();
+            let report = store.claim(Claim { worker, wanted, lease: LEASE }).await.unwrap();
+            leases.extend(report.claimed.iter().map(|claimed| claimed.lease.clone()));
+            said(&report)
+        }
+        Call::Settle(settlement) => said(&store.settle(settlement).await.unwrap()),
+        Call::Renew(leases) => said(&store.renew(leases, LEASE).await.unwrap()),
+        Call::Output(lease, chunks) => said(&store.append_output(lease, chunks).await.unwrap()),
+        Call::Cancel(ids) => said(&store.cancel(ids, "why".to_owned()).await.unwrap()),
+        Call::Recover(worker) => said(&store.recover(worker).await.unwrap()),
+        Call::Plain(op) => plain(store, t, op).await,
+    };
+    (said, leases)
+}
+
+async fn plain(store: &Store, t: &TestStore, op: Op) -> String {
+    match op {
+        Op::Advance => said(&store.advance(GRACE).await.unwrap()),
+        Op::Declare { provider, max_concurrent } => {
+            let limits = vec![(name(PROVIDERS[provider]), Limits { max_concurrent })];
+            said(&store.declare(limits).await.unwrap())
+        }
+        Op::SetLimits { changes, expected, validate_only } => {
+            let changes = changes.iter().map(|(p, limit)| limit_change(PROVIDERS[*p], *limit));
+            let changes = changes.collect();
+            let expected = expected.map_or(ExpectedRevision::Any, ExpectedRevision::Newest);
+            let set = store.set_limits(changes, "why".to_owned(), expected, validate_only);
+            said(&set.await.unwrap())
+        }
+        Op::Pause { provider, seconds } => {
+            let until = seconds.map(|seconds| t.clock.now() + SECOND * seconds);
+            let change = GateChange::Pause { reason: "why".to_owned(), until };
+            said(&store.set_gate(name(PROVIDERS[provider]), change).await.unwrap())
+        }
+        Op::Resume { provider } => {
+            let change = GateChange::Resume { reason: "why".to_owned() };
+            said(&store.set_gate(name(PROVIDERS[provider]), change).await.unwrap())
+        }
+        other => unreachable!("{other:?} has ids to be filled in"),
+    }
+}
+
+fn said(answer: &impl Debug) -> String {
+    format!("{answer:?}")
+}
+
+async fn compare(model: &TestStore, sqlite: &TestStore, world: &World) {
+    assert_eq!(sqlite.log().await, model.log().await);
+    let ids = &world.executions;
+    assert_eq!(sqlite.records(ids).await, model.records(ids).await);
+    let read = async |t: &TestStore| t.store.executions(ids, Payload::With).await.unwrap();
+    assert_eq!(read(sqlite).await, read(model).await);
+    assert_eq!(sqlite.store.providers().await.unwrap(), model.store.providers().await.unwrap());
+    let totals = async |t: &TestStore| {
+        let totals = t.store.totals().await.unwrap();
+        (totals.submitted, totals.pending, totals.running, totals.succeeded, totals.failed)
+    };
+    assert_eq!(totals(sqlite).await, totals(model).await);
+    let query = ListQuery { limit: 1_000, ..ListQuery::default() };
+    let list = async |t: &TestStore| t.store.list(&query).await.unwrap();
+    assert_eq!(list(sqlite).await, list(model).await);
+    for execution in ids.iter().take(3) {
+        let query = EventQuery { after: 2, execution: Some(*execution), output: false, limit: 50 };
+        let events = async |t: &TestStore| t.store.events(&query).await.unwrap();
+        assert_eq!(events(sqlite).await, events(model).await);
+    }
+}

@@ -1,0 +1,78 @@
+//! What a test server is started with: its `flowgate.toml`, its modules and its environment.
+
+use std::fmt::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+
+/// The configuration of a [`TestServer`](super::TestServer), built in one expression:
+///
+/// ```ignore
+/// let config = Config::new().simulated("sim", 3).module("hello", "#!/bin/sh\necho hello").lease("2s");
+/// ```
+///
+/// `process` is configured, with a folder of its own, as soon as there is a module.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Config {
+    toml: String,
+    modules: Option<Vec<(String, String)>>,
+    pub(super) env: Vec<(String, String)>,
+}
+
+impl Config {
+    /// Nothing but the defaults.
+    pub(crate) fn new() -> Self {
+        Self::default()
+    }
+
+    /// A simulated provider and its declared limit.
+    pub(crate) fn simulated(mut self, name: &str, max_concurrent: u32) -> Self {
+        let _ = writeln!(
+            self.toml,
+            "[providers.{name}]\nkind = \"simulated\"\nmax_concurrent = {max_concurrent}\n"
+        );
+        self
+    }
+
+    /// An executable file in the modules folder; `script` begins with its `#!` line.
+    pub(crate) fn module(mut self, path: &str, script: &str) -> Self {
+        self.modules.get_or_insert_default().push((path.to_owned(), script.to_owned()));
+        self
+    }
+
+    /// More of `flowgate.toml`, as it stands.
+    pub(crate) fn toml(mut self, text: &str) -> Self {
+        let _ = writeln!(self.toml, "{text}");
+        self
+    }
+
+    /// A variable in the server's environment.
+    pub(crate) fn env(mut self, name: &str, value: &str) -> Self {
+        self.env.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// How long a claim is good for, such as `2s`.
+    pub(crate) fn lease(self, duration: &str) -> Self {
+        self.env("FLOWGATE_LEASE", duration)
+    }
+
+    /// Writes what the server reads into its folder.
+    pub(super) fn write(&self, dir: &Path) {
+        let mut toml = self.toml.clone();
+        if let Some(modules) = &self.modules {
+            let modules_dir = dir.join("modules");
+            std::fs::create_dir_all(&modules_dir).unwrap();
+            let _ = writeln!(
+                toml,
+                "[providers.process]\nkind = \"process\"\nmodules_dir = {modules_dir:?}"
+            );
+            for (path, script) in modules {
+                let file = modules_dir.join(path);
+                std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+                std::fs::write(&file, script).unwrap();
+                std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755)).unwrap();
+            }
+        }
+        std::fs::write(dir.join("flowgate.toml"), toml).unwrap();
+    }
+}

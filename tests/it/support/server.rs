@@ -1,0 +1,335 @@
+//! A real server: the binary of this build in a process of its own, on free ports and a store in
+//! a folder of its own. Dropping it kills the process and removes the folder; after a failed test
+//! the folder stays and its place is printed.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use flowgate::pb::execution_service_client::ExecutionServiceClient;
+use flowgate::pb::provider_service_client::ProviderServiceClient;
+use flowgate::pb::system_service_client::SystemServiceClient;
+use flowgate::pb::{
+    Execution, GetExecutionRequest, GetStatusRequest, GetStatusResponse, SubmitExecutionRequest,
+    WatchExecutionRequest, WatchExecutionResponse, watch_execution_response::Event,
+};
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tonic::transport::{Channel, Endpoint};
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
+
+use super::{Config, eventually, is_terminal};
+
+/// A start takes a fraction of a second; a loaded machine gets more.
+const START_DEADLINE: Duration = Duration::from_secs(30);
+/// The longest a test waits for one execution.
+const EXECUTION_DEADLINE: Duration = Duration::from_secs(60);
+/// Above what the server takes and sends, so that its limits are met and not the client's.
+const MESSAGE_BYTES: usize = 64 * 1024 * 1024;
+
+/// A running server process and a connection to it.
+pub(crate) struct TestServer {
+    config: Config,
+    dir: TempDir,
+    /// How many times a process was started; names its log files.
+    boots: u32,
+    process: Process,
+}
+
+/// One life of the server.
+struct Process {
+    child: Child,
+    grpc_addr: String,
+    http_addr: String,
+    channel: Channel,
+}
+
+impl TestServer {
+    /// Starts a server on a new store and waits until it takes work.
+    pub(crate) async fn start(config: Config) -> Self {
+        let dir = tempfile::Builder::new()
+            .prefix("server-")
+            .tempdir_in(env!("CARGO_TARGET_TMPDIR"))
+            .expect("cargo makes this folder");
+        config.write(dir.path());
+        let process = Process::start(&config, dir.path(), 1).await;
+        Self { config, dir, boots: 1, process }
+    }
+
+    /// Ends the process if it still runs, and starts another on the same store and new ports.
+    pub(crate) async fn restart(&mut self) {
+        self.kill9();
+        self.boots += 1;
+        self.process = Process::start(&self.config, self.dir.path(), self.boots).await;
+    }
+
+    /// Kills the process without a warning, and waits until it is gone.
+    pub(crate) fn kill9(&mut self) {
+        self.process.kill9();
+    }
+
+    /// Asks the process to shut down.
+    pub(crate) fn sigterm(&self) {
+        let pid = Pid::from_child(&self.process.child);
+        kill_process(pid, Signal::TERM).expect("the process is a child that was not waited for");
+    }
+
+    /// Waits until the process has ended by itself, or panics.
+    pub(crate) async fn wait_exit(&mut self, deadline: Duration) -> ExitStatus {
+        let child = &mut self.process.child;
+        let until = Instant::now() + deadline;
+        loop {
+            if let Some(status) = child.try_wait().expect("a child can be waited for") {
+                return status;
+            }
+            assert!(Instant::now() < until, "the server still runs after {deadline:?}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// `host:port` of the gRPC service.
+    pub(crate) fn grpc_addr(&self) -> &str {
+        &self.process.grpc_addr
+    }
+
+    /// `host:port` of the probes.
+    pub(crate) fn http_addr(&self) -> &str {
+        &self.process.http_addr
+    }
+
+    /// Status and body of a path of the HTTP port.
+    pub(crate) async fn http_get(&self, path: &str) -> (u16, String) {
+        let mut stream = TcpStream::connect(self.http_addr()).await.expect("it listens");
+        let request = format!("GET {path} HTTP/1.1\r\nHost: flowgate\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.expect("sent");
+        let mut reply = String::new();
+        stream.read_to_string(&mut reply).await.expect("answered");
+        let (head, body) = reply.split_once("\r\n\r\n").expect("a head and a body");
+        let status = head.split(' ').nth(1).and_then(|code| code.parse().ok());
+        (status.expect("a status line"), body.to_owned())
+    }
+
+    /// The memory that the process holds, in bytes.
+    pub(crate) fn resident_bytes(&self) -> u64 {
+        self.memory("VmRSS")
+    }
+
+    /// The most memory that the process ever held, in bytes.
+    pub(crate) fn peak_bytes(&self) -> u64 {
+        self.memory("VmHWM")
+    }
+
+    fn memory(&self, what: &str) -> u64 {
+        let status = read(Path::new(&format!("/proc/{}/status", self.process.child.id())));
+        let line = status.lines().find_map(|line| line.strip_prefix(what)).expect("a live process");
+        let kib: u64 = line.trim_matches([':', ' ', '\t', 'k', 'B']).parse().expect("a number");
+        kib * 1024
+    }
+
+    /// The server's own folder, in which `flowgate.toml`, the store and `modules` lie.
+    pub(crate) fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// The store, as `--store` takes it.
+    pub(crate) fn store_url(&self) -> String {
+        store_url(self.dir())
+    }
+
+    /// Everything the server wrote to stderr since its first start.
+    pub(crate) fn stderr_log(&self) -> String {
+        (1..=self.boots).map(|boot| read(&log_file(self.dir(), boot, "stderr"))).collect()
+    }
+
+    /// The connection made at the start, shared by all clients.
+    pub(crate) fn channel(&self) -> Channel {
+        self.process.channel.clone()
+    }
+
+    /// A client of `ExecutionService`.
+    pub(crate) fn execution(&self) -> ExecutionServiceClient<Channel> {
+        ExecutionServiceClient::new(self.channel())
+            .max_decoding_message_size(MESSAGE_BYTES)
+            .max_encoding_message_size(MESSAGE_BYTES)
+    }
+
+    /// A client of `ProviderService`.
+    pub(crate) fn provider(&self) -> ProviderServiceClient<Channel> {
+        ProviderServiceClient::new(self.channel())
+    }
+
+    /// A client of `SystemService`.
+    pub(crate) fn system(&self) -> SystemServiceClient<Channel> {
+        SystemServiceClient::new(self.channel())
+    }
+
+    /// Submits, which must succeed.
+    pub(crate) async fn submit(&self, request: SubmitExecutionRequest) -> Execution {
+        let reply = self.execution().submit_execution(request).await.expect("submitted");
+        reply.into_inner().execution.expect("a reply holds an execution")
+    }
+
+    /// The execution as it stands.
+    pub(crate) async fn get(&self, id: &str) -> Execution {
+        let request = GetExecutionRequest { id: id.to_owned(), ..Default::default() };
+        let reply = self.execution().get_execution(request).await.expect("read");
+        reply.into_inner().execution.expect("a reply holds an execution")
+    }
+
+    /// The status of the service.
+    pub(crate) async fn status(&self) -> GetStatusResponse {
+        self.system().get_status(GetStatusRequest {}).await.expect("read").into_inner()
+    }
+
+    /// Every message about an execution, output included, from its first change to the end.
+    pub(crate) async fn watch_to_end(&self, id: &str) -> Vec<WatchExecutionResponse> {
+        let request = WatchExecutionRequest {
+            id: id.to_owned(),
+            after_revision: Some(0),
+            include_output: true,
+            ..Default::default()
+        };
+        let watched = async {
+            let mut stream = self.execution().watch_execution(request).await?.into_inner();
+            let mut messages = Vec::new();
+            while let Some(message) = stream.message().await? {
+                messages.push(message);
+            }
+            Ok::<_, tonic::Status>(messages)
+        };
+        match tokio::time::timeout(EXECUTION_DEADLINE, watched).await {
+            Ok(messages) => messages.expect("the watch ends OK"),
+            Err(_) => {
+                panic!("{id} has not ended after {EXECUTION_DEADLINE:?}: {:?}", self.get(id).await)
+            }
+        }
+    }
+
+    /// Waits until an execution is terminal, and returns it.
+    pub(crate) async fn ended(&self, id: &str) -> Execution {
+        let messages = self.watch_to_end(id).await;
+        let last = messages.into_iter().rev().find_map(|message| match message.event {
+            Some(Event::Execution(execution)) => Some(execution),
+            _ => None,
+        });
+        let execution = last.expect("a watch tells of the execution");
+        assert!(is_terminal(&execution), "the watch ended before the execution: {execution:?}");
+        execution
+    }
+}
+
+impl Drop for TestServer {
+    fn drop(&mut self) {
+        self.kill9();
+        if std::thread::panicking() {
+            self.dir.disable_cleanup(true);
+            eprintln!("the server's folder is kept: {}", self.dir.path().display());
+            let log = read(&log_file(self.dir.path(), self.boots, "stderr"));
+            let lines: Vec<&str> = log.lines().collect();
+            eprintln!(
+                "the end of its log:\n{}",
+                lines[lines.len().saturating_sub(20)..].join("\n")
+            );
+        }
+    }
+}
+
+impl Process {
+    async fn start(config: &Config, dir: &Path, boot: u32) -> Self {
+        let stdout = log_file(dir, boot, "stdout");
+        let child = command(config, dir)
+            .stdout(File::create(&stdout).unwrap())
+            .stderr(File::create(log_file(dir, boot, "stderr")).unwrap())
+            .spawn()
+            .expect("cargo built the binary");
+        // From here on the child is owned: whatever panics below, it is killed.
+        let channel = Endpoint::from_static("http://0.0.0.0:0").connect_lazy();
+        let mut process =
+            Self { child, grpc_addr: String::new(), http_addr: String::new(), channel };
+
+        let told = tokio::time::timeout(START_DEADLINE, process.listening(&stdout)).await;
+        if !matches!(told, Ok(true)) {
+            let stderr = read(&log_file(dir, boot, "stderr"));
+            panic!("the server did not start:\n{}{stderr}", read(&stdout));
+        }
+        process.channel = Endpoint::from_shared(format!("http://{}", process.grpc_addr))
+            .expect("the server prints an address")
+            .connect_lazy();
+        eventually("the server is ready", async || process.is_serving().await.then_some(())).await;
+        process
+    }
+
+    /// Waits until both addresses were printed; false if the process ended before.
+    async fn listening(&mut self, stdout: &Path) -> bool {
+        loop {
+            let printed = read(stdout);
+            for line in printed.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n')) {
+                if let Some(addr) = line.strip_prefix("gRPC listening on ") {
+                    self.grpc_addr = addr.to_owned();
+                } else if let Some(addr) = line.strip_prefix("HTTP listening on ") {
+                    self.http_addr = addr.to_owned();
+                }
+            }
+            if !self.grpc_addr.is_empty() && !self.http_addr.is_empty() {
+                return true;
+            }
+            if self.child.try_wait().expect("a child can be waited for").is_some() {
+                return false;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    async fn is_serving(&self) -> bool {
+        let request = HealthCheckRequest { service: String::new() };
+        let reply = HealthClient::new(self.channel.clone()).check(request).await;
+        reply.is_ok_and(|reply| reply.get_ref().status() == ServingStatus::Serving)
+    }
+
+    fn kill9(&mut self) {
+        // Both fail only if the process is gone and was waited for.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill9();
+    }
+}
+
+fn command(config: &Config, dir: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_flowgate"));
+    // What is set where the tests run is not meant for this server.
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("FLOWGATE_") {
+            command.env_remove(name);
+        }
+    }
+    command
+        .current_dir(dir)
+        .args(["serve", "--grpc-addr", "127.0.0.1:0", "--http-addr", "127.0.0.1:0"])
+        .args(["--store", &store_url(dir)])
+        .arg("--config")
+        .arg(dir.join("flowgate.toml"))
+        .envs(config.env.iter().map(|(name, value)| (name, value)))
+        .stdin(Stdio::null());
+    command
+}
+
+fn store_url(dir: &Path) -> String {
+    format!("sqlite://{}", dir.join("flowgate.db").display())
+}
+
+fn log_file(dir: &Path, boot: u32, stream: &str) -> PathBuf {
+    dir.join(format!("{boot}.{stream}"))
+}
+
+fn read(path: &Path) -> String {
+    String::from_utf8_lossy(&std::fs::read(path).unwrap_or_default()).into_owned()
+}

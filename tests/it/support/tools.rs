@@ -1,0 +1,36 @@
+//! The outside clients that `bash tests/run` installs below `target/test-tools`.
+
+use std::path::{Path, PathBuf};
+
+/// The Python interpreter that has grpcio.
+pub(crate) fn python() -> PathBuf {
+    installed("tests/clients/python/requirements.txt", "python/requirements.txt");
+    tools_dir().join("python/bin/python")
+}
+
+/// The `node_modules` folder that has `@grpc/grpc-js`.
+pub(crate) fn node_modules() -> PathBuf {
+    installed("tests/clients/node/package-lock.json", "node/installed.json");
+    tools_dir().join("node/node_modules")
+}
+
+/// The command `buf`.
+pub(crate) fn buf() -> PathBuf {
+    node_modules().join(".bin/buf")
+}
+
+/// A file of the repository.
+pub(crate) fn repository(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+/// `tests/tools` leaves beside what it installed a copy of the file that says what that is.
+fn installed(wanted: &str, copy: &str) {
+    let wanted = std::fs::read(repository(wanted)).expect("is in the repository");
+    let found = std::fs::read(tools_dir().join(copy)).unwrap_or_default();
+    assert!(wanted == found, "the outside clients are missing or out of date; run: bash tests/run");
+}
+
+fn tools_dir() -> PathBuf {
+    repository("target/test-tools")
+}
