@@ -8,11 +8,11 @@ use crate::support::{Config, TestServer, audit_is_clean, eventually, submit};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flood_of_large_submissions_costs_nobody_a_lease() {
-    let config = Config::new().simulated("paused", 1).simulated("sim", 1).lease("3s");
+    let config = Config::new().simulated("paused", 1).simulated("sim", 1).lease("5s");
     let server = TestServer::start(config).await;
     let pause = PauseProviderRequest { provider: "paused".to_owned(), ..Default::default() };
     server.provider().pause_provider(pause).await.unwrap();
-    let bystander = server.submit(submit("sim", json!({ "duration_ms": 5_000 }))).await.id;
+    let bystander = server.submit(submit("sim", json!({ "duration_ms": 7_000 }))).await.id;
     eventually("it runs", async || {
         (server.get(&bystander).await.state() == ExecutionState::Running).then_some(())
     })
