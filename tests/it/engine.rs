@@ -81,6 +81,21 @@ async fn trouble_with_the_store_is_outlived_by_every_loop() {
     audit_is_clean(&url(&dir));
 }
 
+#[test]
+fn the_control_loops_go_on_while_all_other_threads_are_busy() {
+    let control = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().unwrap();
+    let work = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let _entered = work.enter();
+    let tasks = Tasks::with_control(control.handle().clone());
+    let (beat, beats) = std::sync::mpsc::channel();
+    tasks.spawn_loop("beat", move || {
+        let beat = beat.clone();
+        async move { beat.send(()).unwrap() }
+    });
+    // Nobody drives `work` at all: a loop that ran there would never beat.
+    assert!(beats.recv_timeout(Duration::from_secs(10)).is_ok());
+}
+
 #[tokio::test]
 async fn a_settlement_under_an_old_token_leaves_no_trace() {
     let dir = tempfile::tempdir().unwrap();
