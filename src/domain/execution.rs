@@ -7,8 +7,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    AttemptEnd, Change, ErrorCode, Event, ExecutionId, Failure, ProviderName, RetryPolicy,
-    Timestamp, Usage, WorkerId,
+    AttemptEnd, Change, Event, ExecutionId, Failure, ProviderName, RetryPolicy, Timestamp, Usage,
+    WorkerId,
 };
 
 /// Where an execution is in its life.
@@ -234,14 +234,5 @@ impl Execution {
     /// When the first attempt began.
     pub fn started_at(&self) -> Option<Timestamp> {
         self.attempts.first().map(|attempt| attempt.started_at)
-    }
-
-    /// The failure of the newest attempt while another is to follow, or the final one.
-    pub fn latest_failure(&self) -> Option<&Failure> {
-        self.failure.as_ref().or_else(|| {
-            let end = self.attempts.iter().rev().find_map(|attempt| attempt.end.as_ref());
-            end.and_then(|end| end.failure.as_ref())
-                .filter(|failure| !self.state.is_terminal() && failure.code != ErrorCode::Released)
-        })
     }
 }

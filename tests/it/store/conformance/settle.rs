@@ -46,7 +46,9 @@ pub(crate) async fn a_retry_keeps_count_of_attempts(t: &TestStore) {
         assert_eq!((claimed[0].attempt, claimed[0].charged), (attempt, attempt));
         assert_eq!(claimed[0].lease.token.0, i64::from(attempt));
         t.settle(&claimed[0].lease, retry(SECOND)).await.unwrap();
-        assert_eq!(t.get(id).await.latest_failure().unwrap().code, ErrorCode::Transient);
+        let attempts = t.get(id).await.attempts;
+        let end = attempts.last().and_then(|attempt| attempt.end.clone()).unwrap();
+        assert_eq!(end.failure.unwrap().code, ErrorCode::Transient);
         t.pass(SECOND).await;
     }
     assert_eq!(t.get(id).await.attempts.len(), 3);
@@ -101,7 +103,7 @@ pub(crate) async fn a_release_is_uncharged_and_tried_again_first(t: &TestStore) 
     let execution = t.get(id).await;
     assert_eq!((execution.state, execution.wait), (State::Pending, Wait::None));
     assert_eq!((execution.charged, execution.crashes), (0, 0));
-    assert_eq!(execution.latest_failure(), None);
+    assert_eq!(execution.failure, None);
     let last = t.changes(id).await.pop().unwrap();
     assert!(matches!(last, Change::Requeued { ended, .. } if ended.cause == EndCause::Released));
     t.submit_with("p", |spec| spec.priority = 9).await;
