@@ -86,6 +86,9 @@ pub trait Transaction: Send {
     /// Locks and reads the records of these ids that exist.
     async fn records(&mut self, ids: &[ExecutionId]) -> Result<Vec<Record>>;
 
+    /// Adds those of these providers that do not exist, in order of their names.
+    async fn create_providers(&mut self, providers: &[ProviderRecord]) -> Result<()>;
+
     /// Locks and reads these providers, those that exist, in order of their names.
     async fn lock_providers(&mut self, names: &[ProviderName]) -> Result<Vec<ProviderRecord>>;
 
@@ -96,11 +99,13 @@ pub trait Transaction: Send {
     /// lock.
     async fn loads(&mut self, names: &[ProviderName]) -> Result<BTreeMap<ProviderName, Load>>;
 
-    /// The first `limit` ready records of `provider` in the order they are to be claimed.
-    async fn ready(&mut self, provider: &ProviderName, limit: u32) -> Result<Vec<Record>>;
+    /// Of each of these providers the first ready records, as many as are asked for, in the order
+    /// they are to be claimed.
+    async fn ready(&mut self, wanted: &[(ProviderName, u32)]) -> Result<Vec<Record>>;
 
-    /// Up to `limit` ready records of `provider` that do not yet say they wait for its limit.
-    async fn unmarked(&mut self, provider: &ProviderName, limit: u32) -> Result<Vec<Record>>;
+    /// Of each of these providers up to `limit` ready records that do not yet say they wait for its
+    /// limit.
+    async fn unmarked(&mut self, providers: &[ProviderName], limit: u32) -> Result<Vec<Record>>;
 
     /// Records whose time has come, up to `limit` of each sort.
     async fn due(&mut self, now: Timestamp, reclaim: Timestamp, limit: u32) -> Result<Due>;
@@ -120,24 +125,24 @@ pub trait Transaction: Send {
     /// What was submitted under these ids.
     async fn specs(&mut self, ids: &[ExecutionId]) -> Result<Vec<Spec>>;
 
-    /// Inserts new executions.
-    async fn insert(&mut self, executions: &[NewExecution]) -> Result<()>;
+    /// Inserts new executions with their records.
+    async fn insert(&mut self, executions: &[(&NewExecution, &Record)]) -> Result<()>;
 
-    /// Writes records, new or changed.
+    /// Writes records that changed.
     async fn put_records(&mut self, records: &[&Record]) -> Result<()>;
 
     /// Writes results.
     async fn put_outputs(&mut self, outputs: &[(ExecutionId, &str)]) -> Result<()>;
 
-    /// Writes providers, new or changed.
+    /// Writes providers that changed.
     async fn put_providers(&mut self, providers: &[&ProviderRecord]) -> Result<()>;
 
     /// Writes a worker, and forgets those not heard of since `forget`.
     async fn put_worker(&mut self, worker: &WorkerRow, forget: Timestamp) -> Result<()>;
 
-    /// Numbers `changes` and appends them to the log; returns the revision of the first. The
-    /// counter is the last lock a transaction takes.
-    async fn append(&mut self, at: Timestamp, changes: &[Logged]) -> Result<i64>;
+    /// Numbers `changes` and appends them to the log. The counter is the last lock a transaction
+    /// takes.
+    async fn append(&mut self, at: Timestamp, changes: &[Logged]) -> Result<Appended>;
 
     /// Makes it all durable.
     async fn commit(self: Box<Self>) -> Result<()>;
@@ -152,6 +157,16 @@ pub struct Logged {
     pub execution: Option<ExecutionId>,
     /// What changed.
     pub change: Change,
+}
+
+/// Where changes went in the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Appended {
+    /// The revision of the first.
+    pub first: i64,
+    /// When they were appended: never earlier than what the log has before them, if the database
+    /// has a clock of its own.
+    pub at: Timestamp,
 }
 
 /// An execution to be stored.
@@ -170,6 +185,8 @@ pub struct Load {
     pub running: u32,
     /// Whether it has ready executions waiting.
     pub has_ready: bool,
+    /// Whether some of them do not yet say that they wait for its limit.
+    pub has_unmarked: bool,
     /// Its effective limit; 0 if it is unknown.
     pub limit: u32,
 }

@@ -8,9 +8,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{BackendError, Due, Load, Logged, NewExecution, Transaction, WorkerRow};
+use super::{Appended, BackendError, Due, Load, Logged, NewExecution, Transaction, WorkerRow};
 use crate::domain::{
-    Change, Event, ExecutionId, Fenced, Lease, ProviderName, ProviderRecord, Record, Spec,
+    Change, Event, ExecutionId, Fenced, Lease, Limits, ProviderName, ProviderRecord, Record, Spec,
     Timestamp, Wait, WorkerId,
 };
 
@@ -23,6 +23,8 @@ pub(super) struct Needs<'a> {
     pub(super) records: BTreeSet<ExecutionId>,
     /// Providers to lock.
     pub(super) providers: BTreeSet<ProviderName>,
+    /// Providers to lock that may not exist yet, with the limits they then begin with.
+    pub(super) declared: BTreeMap<ProviderName, Limits>,
     /// Providers whose load is of interest, without a lock.
     pub(super) loads: BTreeSet<ProviderName>,
     /// Request ids that may have been used before.
@@ -39,7 +41,7 @@ pub(super) struct Batch<'t> {
     dirty_providers: BTreeSet<ProviderName>,
     room: HashMap<ProviderName, u32>,
     requests: HashMap<String, (ExecutionId, String)>,
-    inserts: Vec<NewExecution>,
+    inserts: BTreeMap<ExecutionId, NewExecution>,
     outputs: BTreeMap<ExecutionId, Arc<str>>,
     log: Vec<Logged>,
 }
@@ -49,7 +51,7 @@ impl<'t> Batch<'t> {
     pub(super) async fn gather(
         transaction: &'t mut dyn Transaction,
         now: Timestamp,
-        needs: Needs<'_>,
+        mut needs: Needs<'_>,
     ) -> Result<Self> {
         let now = transaction.now().await?.unwrap_or(now);
         let mut batch = Self {
@@ -61,10 +63,16 @@ impl<'t> Batch<'t> {
             dirty_providers: BTreeSet::new(),
             room: HashMap::new(),
             requests: HashMap::new(),
-            inserts: Vec::new(),
+            inserts: BTreeMap::new(),
             outputs: BTreeMap::new(),
             log: Vec::new(),
         };
+        if !needs.declared.is_empty() {
+            let new = |(name, limits)| ProviderRecord::new(name, limits);
+            let records: Vec<_> = needs.declared.clone().into_iter().map(new).collect();
+            batch.transaction.create_providers(&records).await?;
+            needs.providers.extend(needs.declared.into_keys());
+        }
         if !needs.providers.is_empty() {
             let names: Vec<_> = needs.providers.into_iter().collect();
             let found = batch.transaction.lock_providers(&names).await?;
@@ -179,9 +187,8 @@ impl<'t> Batch<'t> {
         }
         let place = i64::try_from(self.log.len()).unwrap_or(i64::MAX);
         self.log(record.provider.clone(), Some(record.id), change);
-        self.dirty.insert(record.id);
+        self.inserts.insert(record.id, new);
         self.records.insert(record.id, record);
-        self.inserts.push(new);
         place
     }
 
@@ -254,18 +261,21 @@ impl<'t> Batch<'t> {
         self.transaction.loads(names).await
     }
 
-    /// The first ready records of a provider. Flush first if anything changed.
-    pub(super) async fn ready(&mut self, name: &ProviderName, limit: u32) -> Result<Vec<Record>> {
-        self.transaction.ready(name, limit).await
+    /// The first ready records of each provider. Flush first if anything changed.
+    pub(super) async fn ready(&mut self, wanted: &[(ProviderName, u32)]) -> Result<Vec<Record>> {
+        if wanted.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.transaction.ready(wanted).await
     }
 
     /// Ready records that do not say yet that they wait for the limit. Flush first.
     pub(super) async fn unmarked(
         &mut self,
-        name: &ProviderName,
+        names: &[ProviderName],
         limit: u32,
     ) -> Result<Vec<Record>> {
-        self.transaction.unmarked(name, limit).await
+        self.transaction.unmarked(names, limit).await
     }
 
     /// Records whose time has come.
@@ -311,11 +321,14 @@ impl<'t> Batch<'t> {
     }
 
     async fn write_executions(&mut self) -> Result<()> {
+        let mut dirty = std::mem::take(&mut self.dirty);
         let inserts = std::mem::take(&mut self.inserts);
         if !inserts.is_empty() {
-            self.transaction.insert(&inserts).await?;
+            dirty.retain(|id| !inserts.contains_key(id));
+            let with_record = |(id, new)| Some((new, self.records.get(id)?));
+            let rows: Vec<_> = inserts.iter().filter_map(with_record).collect();
+            self.transaction.insert(&rows).await?;
         }
-        let dirty = std::mem::take(&mut self.dirty);
         if !dirty.is_empty() {
             let records: Vec<_> = dirty.iter().filter_map(|id| self.records.get(id)).collect();
             self.transaction.put_records(&records).await?;
@@ -337,15 +350,15 @@ impl<'t> Batch<'t> {
         self.transaction.put_providers(&rows).await
     }
 
-    /// Writes the rest, numbers and appends the log; returns the revision of the first entry and
-    /// the entries. The counter's lock is the last one taken, but for provider rows held already.
-    pub(super) async fn finish(mut self) -> Result<(i64, Vec<Event>)> {
+    /// Writes the rest, numbers and appends the log; returns where it went and the entries. The
+    /// counter's lock is the last one taken, but for provider rows held already.
+    pub(super) async fn finish(mut self) -> Result<(Appended, Vec<Event>)> {
         self.write_executions().await?;
         if self.log.is_empty() {
-            return Ok((0, Vec::new()));
+            return Ok((Appended { first: 0, at: self.now }, Vec::new()));
         }
-        let first = self.transaction.append(self.now, &self.log).await?;
-        let at = self.now;
+        let appended = self.transaction.append(self.now, &self.log).await?;
+        let Appended { first, at } = appended;
         let mut events = Vec::with_capacity(self.log.len());
         for (revision, entry) in (first..).zip(std::mem::take(&mut self.log)) {
             if entry.execution.is_none()
@@ -362,6 +375,6 @@ impl<'t> Batch<'t> {
             events.push(Event { revision, at, provider, execution, change });
         }
         self.write_providers().await?;
-        Ok((first, events))
+        Ok((appended, events))
     }
 }

@@ -8,8 +8,8 @@ use async_trait::async_trait;
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use super::{
-    Backend, BackendError, Due, EventQuery, Head, History, ListQuery, Load, Logged, NewExecution,
-    Payload, ProviderRow, StoreKind, Totals, Transaction, WorkerRow,
+    Appended, Backend, BackendError, Due, EventQuery, Head, History, ListQuery, Load, Logged,
+    NewExecution, Payload, ProviderRow, StoreKind, Totals, Transaction, WorkerRow,
 };
 use crate::domain::{
     Change, Event, ExecutionId, ProviderName, ProviderRecord, Record, Spec, State, Timestamp, Wait,
@@ -167,6 +167,10 @@ impl Backend for MemoryBackend {
     }
 }
 
+fn is_unmarked(record: &Record) -> bool {
+    record.is_ready() && record.wait == Wait::None
+}
+
 struct MemoryTransaction {
     staged: Tables,
     tables: OwnedMutexGuard<Tables>,
@@ -180,6 +184,14 @@ impl Transaction for MemoryTransaction {
 
     async fn records(&mut self, ids: &[ExecutionId]) -> Result<Vec<Record>> {
         Ok(ids.iter().filter_map(|id| self.staged.records.get(id).cloned()).collect())
+    }
+
+    async fn create_providers(&mut self, providers: &[ProviderRecord]) -> Result<()> {
+        for record in providers {
+            let entry = self.staged.providers.entry(record.name.clone());
+            entry.or_insert_with(|| record.clone());
+        }
+        Ok(())
     }
 
     async fn lock_providers(&mut self, names: &[ProviderName]) -> Result<Vec<ProviderRecord>> {
@@ -199,6 +211,7 @@ impl Transaction for MemoryTransaction {
             let load = Load {
                 running: u32::try_from(self.staged.running(name)).unwrap_or(u32::MAX),
                 has_ready: self.staged.of(name).any(Record::is_ready),
+                has_unmarked: self.staged.of(name).any(is_unmarked),
                 limit: provider.effective().max_concurrent,
             };
             Some((name.clone(), load))
@@ -206,17 +219,22 @@ impl Transaction for MemoryTransaction {
         Ok(names.iter().filter_map(load).collect())
     }
 
-    async fn ready(&mut self, provider: &ProviderName, limit: u32) -> Result<Vec<Record>> {
-        let mut ready: Vec<_> =
-            self.staged.of(provider).filter(|record| record.is_ready()).cloned().collect();
-        ready.sort_by_key(|r| (!r.interrupted, std::cmp::Reverse(r.priority), r.due_at, r.id));
-        ready.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
-        Ok(ready)
+    async fn ready(&mut self, wanted: &[(ProviderName, u32)]) -> Result<Vec<Record>> {
+        let of = |(provider, limit): &(ProviderName, u32)| {
+            let mut ready: Vec<_> =
+                self.staged.of(provider).filter(|record| record.is_ready()).cloned().collect();
+            ready.sort_by_key(|r| (!r.interrupted, std::cmp::Reverse(r.priority), r.due_at, r.id));
+            ready.truncate(usize::try_from(*limit).unwrap_or(usize::MAX));
+            ready
+        };
+        Ok(wanted.iter().flat_map(of).collect())
     }
 
-    async fn unmarked(&mut self, provider: &ProviderName, limit: u32) -> Result<Vec<Record>> {
-        let unmarked = |r: &Record| r.provider == *provider && r.is_ready() && r.wait == Wait::None;
-        Ok(self.staged.some(limit, unmarked))
+    async fn unmarked(&mut self, providers: &[ProviderName], limit: u32) -> Result<Vec<Record>> {
+        let of = |provider: &ProviderName| {
+            self.staged.some(limit, |r| r.provider == *provider && is_unmarked(r))
+        };
+        Ok(providers.iter().flat_map(of).collect())
     }
 
     async fn due(&mut self, now: Timestamp, reclaim: Timestamp, limit: u32) -> Result<Due> {
@@ -259,8 +277,9 @@ impl Transaction for MemoryTransaction {
         Ok(ids.iter().filter_map(spec).collect())
     }
 
-    async fn insert(&mut self, executions: &[NewExecution]) -> Result<()> {
-        for new in executions {
+    async fn insert(&mut self, executions: &[(&NewExecution, &Record)]) -> Result<()> {
+        for &(new, record) in executions {
+            self.staged.records.insert(record.id, record.clone());
             if self.staged.executions.insert(new.spec.id, new.clone()).is_some() {
                 let why = format!("{} exists already", new.spec.id);
                 return Err(BackendError::Corrupt { what: "a new execution", why });
@@ -291,7 +310,7 @@ impl Transaction for MemoryTransaction {
         Ok(())
     }
 
-    async fn append(&mut self, at: Timestamp, changes: &[Logged]) -> Result<i64> {
+    async fn append(&mut self, at: Timestamp, changes: &[Logged]) -> Result<Appended> {
         let first = self.staged.events.last().map_or(0, |event| event.revision) + 1;
         let entries = (first..).zip(changes).map(|(revision, entry)| Event {
             revision,
@@ -301,7 +320,7 @@ impl Transaction for MemoryTransaction {
             change: Change::clone(&entry.change),
         });
         self.staged.events.extend(entries);
-        Ok(first)
+        Ok(Appended { first, at })
     }
 
     async fn commit(mut self: Box<Self>) -> Result<()> {

@@ -25,8 +25,9 @@ use crate::domain::{
 use crate::tasks::Tasks;
 
 pub use backend::{
-    Backend, Due, EventQuery, Head, History, ListQuery, Load, Logged, NewExecution, Payload,
-    ProviderRow, Snapshot, Snapshots, StoreKind, Totals, Transaction, WorkerRow, WorkerStatus,
+    Appended, Backend, Due, EventQuery, Head, History, ListQuery, Load, Logged, NewExecution,
+    Payload, ProviderRow, Snapshot, Snapshots, StoreKind, Totals, Transaction, WorkerRow,
+    WorkerStatus,
 };
 pub use error::{BackendError, StoreError, with_sources};
 pub use memory::MemoryBackend;

@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::batch::{Batch, Needs};
 use super::ops::{Operation, Phase};
-use super::{Backend, BackendError, Result, StoreError};
+use super::{Appended, Backend, BackendError, Result, StoreError};
 use crate::domain::{Clock, Event};
 use crate::tasks::Tasks;
 
@@ -147,7 +147,7 @@ trait Job: Send {
     fn weight(&self) -> usize;
     fn needs<'a>(&'a self, needs: &mut Needs<'a>);
     async fn apply(&mut self, batch: &mut Batch<'_>) -> Result<(), BackendError>;
-    fn answer(self: Box<Self>, outcome: Result<i64>);
+    fn answer(self: Box<Self>, outcome: Result<Appended>);
 }
 
 struct Queued<O: Operation> {
@@ -177,11 +177,11 @@ impl<O: Operation> Job for Queued<O> {
         Ok(())
     }
 
-    fn answer(self: Box<Self>, outcome: Result<i64>) {
+    fn answer(self: Box<Self>, outcome: Result<Appended>) {
         let Self { operation, answer, reply, _room } = *self;
-        let answer = outcome.and_then(|first_revision| {
+        let answer = outcome.and_then(|appended| {
             let mut answer = answer.ok_or(StoreError::Closed)?;
-            operation.committed(&mut answer, first_revision);
+            operation.committed(&mut answer, appended);
             Ok(answer)
         });
         // Nobody may be waiting any more; what was committed stays committed.
@@ -206,8 +206,8 @@ impl WriterTask {
             // Stable: operations of one phase keep the order they came in.
             jobs.sort_by_key(|job| job.phase());
             match self.attempt(&mut jobs).await {
-                Ok(first_revision) => {
-                    jobs.into_iter().for_each(|job| job.answer(Ok(first_revision)));
+                Ok(appended) => {
+                    jobs.into_iter().for_each(|job| job.answer(Ok(appended)));
                 }
                 Err(error) if jobs.len() == 1 => {
                     let error = StoreError::from(error);
@@ -257,13 +257,13 @@ impl WriterTask {
 
     /// Runs the operations as one transaction. One that panics fails it like any other trouble:
     /// the writer must outlive every operation.
-    async fn attempt(&self, jobs: &mut [Box<dyn Job>]) -> Result<i64, BackendError> {
+    async fn attempt(&self, jobs: &mut [Box<dyn Job>]) -> Result<Appended, BackendError> {
         let transaction = AssertUnwindSafe(self.transact(jobs)).catch_unwind();
         transaction.await.unwrap_or(Err(BackendError::Panicked))
     }
 
-    /// Runs the operations as one transaction; returns the revision of its first log entry.
-    async fn transact(&self, jobs: &mut [Box<dyn Job>]) -> Result<i64, BackendError> {
+    /// Runs the operations as one transaction; returns where its log entries went.
+    async fn transact(&self, jobs: &mut [Box<dyn Job>]) -> Result<Appended, BackendError> {
         let started = Instant::now();
         let mut transaction = self.backend.begin().await?;
         let mut needs = Needs::default();
@@ -272,7 +272,7 @@ impl WriterTask {
         for job in jobs.iter_mut() {
             job.apply(&mut batch).await?;
         }
-        let (first_revision, events) = batch.finish().await?;
+        let (appended, events) = batch.finish().await?;
         transaction.commit().await?;
         if !events.is_empty() {
             // No subscriber is no trouble: the log has it.
@@ -283,6 +283,6 @@ impl WriterTask {
         self.counters.operations.fetch_add(operations, Ordering::Relaxed);
         let busy = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
         self.counters.busy_micros.fetch_add(busy, Ordering::Relaxed);
-        Ok(first_revision)
+        Ok(appended)
     }
 }

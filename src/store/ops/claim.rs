@@ -4,7 +4,7 @@
 //! are counted, both in one transaction, so that at every revision the running executions of a
 //! provider are no more than the limit in force there.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,8 +12,8 @@ use async_trait::async_trait;
 
 use super::{Operation, Phase};
 use crate::domain::{Lease, ProviderName, Spec, Wait, WorkerId};
-use crate::store::BackendError;
 use crate::store::batch::{Batch, Needs};
+use crate::store::{BackendError, Load};
 
 /// The most executions one claim takes of one provider; the rest follows in the next.
 const AT_ONCE: u32 = 200;
@@ -89,36 +89,36 @@ impl Operation for Claim {
         }
         let names: Vec<_> = wanted.keys().map(|&name| name.clone()).collect();
         let loads = batch.fresh_loads(&names).await?;
+        let mut offers: BTreeMap<_, _> = wanted
+            .into_iter()
+            .filter_map(|(name, wanted)| {
+                let provider = batch.provider(name).filter(|known| known.pause.is_none())?;
+                let limit = provider.effective().max_concurrent;
+                Some((name.clone(), Offer::new(*loads.get(name)?, limit, wanted)))
+            })
+            .collect();
+        let wanted: Vec<_> = offers
+            .iter()
+            .filter(|(_, offer)| offer.take > 0)
+            .map(|(name, offer)| (name.clone(), offer.take))
+            .collect();
         let now = batch.now();
-        let mut report = ClaimReport::default();
         let mut taken = Vec::new();
-        for (name, wanted) in wanted {
-            let Some(provider) = batch.provider(name) else { continue };
-            if provider.pause.is_some() {
-                continue;
+        for record in batch.ready(&wanted).await? {
+            if let Some(offer) = offers.get_mut(&record.provider) {
+                offer.claimed += 1;
             }
-            let load = loads.get(name).copied().unwrap_or_default();
-            let limit = provider.effective().max_concurrent;
-            let free = limit.saturating_sub(load.running);
-            let take = free.min(wanted).min(AT_ONCE);
-            let mut claimed = 0;
-            if load.has_ready && take > 0 {
-                for record in batch.ready(name, take).await? {
-                    let before = record.clone();
-                    let (lease, charged) = batch.claim(record, self.worker, self.lease);
-                    taken.push((lease, before, charged));
-                    claimed += 1;
-                }
-                report.more |= claimed == AT_ONCE && free > AT_ONCE;
-            }
-            let mut unmarked = false;
-            if load.has_ready && claimed == free {
-                unmarked = self.mark_waiting(batch, name).await?;
-                report.more |= unmarked;
-            }
-            if claimed > 0 || unmarked {
-                let running = load.running;
-                let provider = name.clone();
+            let before = record.clone();
+            let (lease, charged) = batch.claim(record, self.worker, self.lease);
+            taken.push((lease, before, charged));
+        }
+        let full = mark_waiting(batch, &offers).await?;
+        let mut report = ClaimReport::default();
+        for (provider, offer) in offers {
+            let more_unmarked = full.contains(&provider);
+            report.more |= more_unmarked || (offer.claimed == AT_ONCE && offer.free > AT_ONCE);
+            if offer.claimed > 0 || more_unmarked {
+                let Offer { running, limit, claimed, .. } = offer;
                 report.providers.push(ProviderClaims { provider, running, limit, claimed });
             }
         }
@@ -139,20 +139,43 @@ impl Operation for Claim {
     }
 }
 
-impl Claim {
-    /// The provider is full: those left behind say from now on that they wait for its limit.
-    /// Returns whether there may be more of them.
-    async fn mark_waiting(
-        &self,
-        batch: &mut Batch<'_>,
-        name: &ProviderName,
-    ) -> Result<bool, BackendError> {
-        batch.flush().await?;
-        let unmarked = batch.unmarked(name, AT_ONCE).await?;
-        let more = unmarked.len() >= usize::try_from(AT_ONCE).unwrap_or(usize::MAX);
-        for record in unmarked {
-            batch.change_loaded(record, |record| record.wait_for(Wait::Limit));
-        }
-        Ok(more)
+/// What one provider can give to a claim.
+struct Offer {
+    running: u32,
+    limit: u32,
+    /// How many more may run.
+    free: u32,
+    /// How many of them this claim takes if so many are ready.
+    take: u32,
+    claimed: u32,
+    has_unmarked: bool,
+}
+
+impl Offer {
+    fn new(load: Load, limit: u32, wanted: u32) -> Self {
+        let free = limit.saturating_sub(load.running);
+        let take = if load.has_ready { free.min(wanted).min(AT_ONCE) } else { 0 };
+        let Load { running, has_unmarked, .. } = load;
+        Self { running, limit, free, take, claimed: 0, has_unmarked }
     }
+}
+
+/// Those left behind at a provider that is full say from now on that they wait for its limit.
+/// Returns the providers at which there may be more of them.
+async fn mark_waiting(
+    batch: &mut Batch<'_>,
+    offers: &BTreeMap<ProviderName, Offer>,
+) -> Result<BTreeSet<ProviderName>, BackendError> {
+    let full = offers.iter().filter(|(_, offer)| offer.has_unmarked && offer.claimed == offer.free);
+    let full: Vec<_> = full.map(|(name, _)| name.clone()).collect();
+    if full.is_empty() {
+        return Ok(BTreeSet::new());
+    }
+    batch.flush().await?;
+    let mut marked: BTreeMap<ProviderName, u32> = BTreeMap::new();
+    for record in batch.unmarked(&full, AT_ONCE).await? {
+        *marked.entry(record.provider.clone()).or_default() += 1;
+        batch.change_loaded(record, |record| record.wait_for(Wait::Limit));
+    }
+    Ok(marked.into_iter().filter(|(_, count)| *count >= AT_ONCE).map(|(name, _)| name).collect())
 }

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use async_trait::async_trait;
 
 use super::{Operation, Phase};
-use crate::domain::{Change, LimitUpdate, Limits, Pause, ProviderName, ProviderRecord, Timestamp};
+use crate::domain::{Change, LimitUpdate, Limits, Pause, ProviderName, Timestamp};
 use crate::store::batch::{Batch, Needs};
 use crate::store::{BackendError, ProviderRow};
 
@@ -23,17 +23,17 @@ impl Operation for Declare {
     const PHASE: Phase = Phase::Limits;
 
     fn needs<'a>(&'a self, needs: &mut Needs<'a>) {
-        needs.providers.extend(self.limits.iter().map(|(name, _)| name.clone()));
+        needs.declared.extend(self.limits.iter().cloned());
     }
 
     async fn apply(&self, batch: &mut Batch<'_>) -> Result<Self::Answer, BackendError> {
         let mut changed = Vec::new();
         for (name, declared) in &self.limits {
-            let known = batch.provider(name).cloned();
-            if known.as_ref().is_some_and(|record| record.declared == *declared) {
+            let Some(mut record) = batch.provider(name).cloned() else { continue };
+            // One that was never logged was added just now.
+            if record.declared == *declared && record.limits_revision > 0 {
                 continue;
             }
-            let mut record = known.unwrap_or_else(|| ProviderRecord::new(name.clone(), *declared));
             record.declared = *declared;
             let change = record.limits_change("declared by the configuration");
             batch.put_provider(record, change);

@@ -15,8 +15,8 @@ mod workers;
 
 use async_trait::async_trait;
 
-use super::BackendError;
 use super::batch::{Batch, Needs};
+use super::{Appended, BackendError};
 
 pub(super) use cancel::Cancel;
 pub use cancel::CancelAnswer;
@@ -77,5 +77,5 @@ pub(super) trait Operation: Send + Sync + 'static {
     async fn apply(&self, batch: &mut Batch<'_>) -> Result<Self::Answer, BackendError>;
 
     /// Completes the answer with what is known only after the commit.
-    fn committed(&self, _answer: &mut Self::Answer, _first_revision: i64) {}
+    fn committed(&self, _answer: &mut Self::Answer, _appended: Appended) {}
 }

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use super::{Operation, Phase};
 use crate::domain::{ExecutionId, Record, Timestamp, Wait};
 use crate::store::batch::{Batch, Needs};
-use crate::store::{BackendError, NewExecution};
+use crate::store::{Appended, BackendError, NewExecution};
 
 /// Stores new executions, all or none.
 #[derive(Debug)]
@@ -84,10 +84,11 @@ impl Operation for Submit {
         Ok(Ok(answers.collect()))
     }
 
-    fn committed(&self, answer: &mut Self::Answer, first_revision: i64) {
+    fn committed(&self, answer: &mut Self::Answer, appended: Appended) {
         for submitted in answer.iter_mut().flatten() {
-            if let Submitted::New { revision, .. } = submitted {
-                *revision += first_revision;
+            if let Submitted::New { revision, at, .. } = submitted {
+                *revision += appended.first;
+                *at = appended.at;
             }
         }
     }

@@ -12,7 +12,9 @@ use super::statement;
 use crate::domain::{
     Change, ExecutionId, ProviderName, ProviderRecord, Record, Spec, State, Timestamp, WorkerId,
 };
-use crate::store::{BackendError, Due, Load, Logged, NewExecution, Transaction, WorkerRow};
+use crate::store::{
+    Appended, BackendError, Due, Load, Logged, NewExecution, Transaction, WorkerRow,
+};
 
 type Result<T> = std::result::Result<T, BackendError>;
 
@@ -165,6 +167,7 @@ const LOADS: &str = "
         name,
         (SELECT count(*) FROM records WHERE state = 1 AND provider = name),
         EXISTS (SELECT 1 FROM records WHERE ready = 1 AND provider = name),
+        EXISTS (SELECT 1 FROM records WHERE ready = 1 AND wait = 0 AND provider = name),
         coalesce(overriding_max, declared_max)
     FROM providers
     WHERE name IN (SELECT value FROM json_each(?1))";
@@ -223,6 +226,15 @@ const PUT_OUTPUTS: &str = "
     WHERE true
     ON CONFLICT (id) DO UPDATE SET output = excluded.output";
 
+const CREATE_PROVIDERS: &str = concat!(
+    "INSERT OR IGNORE INTO providers (",
+    provider_columns!(),
+    ") SELECT
+        value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6,
+        value ->> 7
+    FROM json_each(?1)"
+);
+
 const PUT_PROVIDERS: &str = concat!(
     "INSERT OR REPLACE INTO providers (",
     provider_columns!(),
@@ -269,6 +281,11 @@ impl Transaction for SqliteTransaction {
         rows.iter().map(codec::record).collect()
     }
 
+    async fn create_providers(&mut self, providers: &[ProviderRecord]) -> Result<()> {
+        let rows: Vec<_> = providers.iter().map(codec::provider_row).collect();
+        self.write("add providers", CREATE_PROVIDERS, &rows).await
+    }
+
     async fn lock_providers(&mut self, names: &[ProviderName]) -> Result<Vec<ProviderRecord>> {
         let rows = self.rows("lock providers", PROVIDERS, &names).await?;
         rows.iter().map(codec::provider).collect()
@@ -286,21 +303,35 @@ impl Transaction for SqliteTransaction {
                 let load = Load {
                     running: codec::get(row, 1)?,
                     has_ready: codec::get(row, 2)?,
-                    limit: codec::get(row, 3)?,
+                    has_unmarked: codec::get(row, 3)?,
+                    limit: codec::get(row, 4)?,
                 };
                 Ok((codec::parse(row, 0)?, load))
             })
             .collect()
     }
 
-    async fn ready(&mut self, provider: &ProviderName, limit: u32) -> Result<Vec<Record>> {
-        let rows = self.rows("pick ready executions", READY, &(provider, limit)).await?;
-        rows.iter().map(codec::record).collect()
+    async fn ready(&mut self, wanted: &[(ProviderName, u32)]) -> Result<Vec<Record>> {
+        let mut records = Vec::new();
+        for wanted in wanted {
+            let rows = self.rows("pick ready executions", READY, wanted).await?;
+            for row in &rows {
+                records.push(codec::record(row)?);
+            }
+        }
+        Ok(records)
     }
 
-    async fn unmarked(&mut self, provider: &ProviderName, limit: u32) -> Result<Vec<Record>> {
-        let rows = self.rows("look for unmarked records", UNMARKED, &(provider, limit)).await?;
-        rows.iter().map(codec::record).collect()
+    async fn unmarked(&mut self, providers: &[ProviderName], limit: u32) -> Result<Vec<Record>> {
+        let mut records = Vec::new();
+        for name in providers {
+            let wanted = (name, limit);
+            let rows = self.rows("look for unmarked records", UNMARKED, &wanted).await?;
+            for row in &rows {
+                records.push(codec::record(row)?);
+            }
+        }
+        Ok(records)
     }
 
     async fn due(&mut self, now: Timestamp, reclaim: Timestamp, limit: u32) -> Result<Due> {
@@ -336,9 +367,12 @@ impl Transaction for SqliteTransaction {
         rows.iter().map(codec::spec).collect()
     }
 
-    async fn insert(&mut self, executions: &[NewExecution]) -> Result<()> {
-        let rows = executions.iter().map(codec::execution_row).collect::<Result<Vec<_>>>()?;
-        self.write("insert executions", INSERT_EXECUTIONS, &rows).await
+    async fn insert(&mut self, executions: &[(&NewExecution, &Record)]) -> Result<()> {
+        let rows = executions.iter().map(|(new, _)| codec::execution_row(new));
+        let rows = rows.collect::<Result<Vec<_>>>()?;
+        self.write("insert executions", INSERT_EXECUTIONS, &rows).await?;
+        let records: Vec<_> = executions.iter().map(|(_, record)| *record).collect();
+        self.put_records(&records).await
     }
 
     async fn put_records(&mut self, records: &[&Record]) -> Result<()> {
@@ -360,7 +394,7 @@ impl Transaction for SqliteTransaction {
         self.write("forget workers", FORGET_WORKERS, &[forget]).await
     }
 
-    async fn append(&mut self, at: Timestamp, changes: &[Logged]) -> Result<i64> {
+    async fn append(&mut self, at: Timestamp, changes: &[Logged]) -> Result<Appended> {
         let count = |is: fn(&Change) -> bool| changes.iter().filter(|c| is(&c.change)).count();
         let finished = |state| {
             let ends =
@@ -386,7 +420,7 @@ impl Transaction for SqliteTransaction {
             query.execute(&mut *self.connection).await.map_err(statement("append to the log"))?;
             next += i64::try_from(count).unwrap_or(i64::MAX);
         }
-        Ok(first)
+        Ok(Appended { first, at })
     }
 
     async fn commit(mut self: Box<Self>) -> Result<()> {

@@ -8,8 +8,9 @@ use flowgate::domain::{
     Event, ExecutionId, ProviderName, ProviderRecord, Record, Spec, State, Timestamp, WorkerId,
 };
 use flowgate::store::{
-    Backend, BackendError, Due, EventQuery, Head, History, ListQuery, Load, Logged, NewExecution,
-    Payload, ProviderRow, SqliteBackend, StoreError, StoreKind, Totals, Transaction, WorkerRow,
+    Appended, Backend, BackendError, Due, EventQuery, Head, History, ListQuery, Load, Logged,
+    NewExecution, Payload, ProviderRow, SqliteBackend, StoreError, StoreKind, Totals, Transaction,
+    WorkerRow,
 };
 use futures_util::join;
 use tempfile::TempDir;
@@ -215,6 +216,10 @@ impl Transaction for FaultyTransaction {
         self.inner.records(ids).await
     }
 
+    async fn create_providers(&mut self, providers: &[ProviderRecord]) -> Result<()> {
+        self.inner.create_providers(providers).await
+    }
+
     async fn lock_providers(&mut self, names: &[ProviderName]) -> Result<Vec<ProviderRecord>> {
         self.inner.lock_providers(names).await
     }
@@ -227,12 +232,12 @@ impl Transaction for FaultyTransaction {
         self.inner.loads(names).await
     }
 
-    async fn ready(&mut self, provider: &ProviderName, limit: u32) -> Result<Vec<Record>> {
-        self.inner.ready(provider, limit).await
+    async fn ready(&mut self, wanted: &[(ProviderName, u32)]) -> Result<Vec<Record>> {
+        self.inner.ready(wanted).await
     }
 
-    async fn unmarked(&mut self, provider: &ProviderName, limit: u32) -> Result<Vec<Record>> {
-        self.inner.unmarked(provider, limit).await
+    async fn unmarked(&mut self, providers: &[ProviderName], limit: u32) -> Result<Vec<Record>> {
+        self.inner.unmarked(providers, limit).await
     }
 
     async fn due(&mut self, now: Timestamp, reclaim: Timestamp, limit: u32) -> Result<Due> {
@@ -255,9 +260,9 @@ impl Transaction for FaultyTransaction {
         self.inner.specs(ids).await
     }
 
-    async fn insert(&mut self, executions: &[NewExecution]) -> Result<()> {
+    async fn insert(&mut self, executions: &[(&NewExecution, &Record)]) -> Result<()> {
         let planned = *self.faulty.fault.lock().unwrap();
-        let has = |id| executions.iter().any(|new| new.spec.id == id);
+        let has = |id| executions.iter().any(|(new, _)| new.spec.id == id);
         match planned {
             Some(Fault::Insert(id)) if has(id) => Err(BackendError::Injected("on purpose")),
             Some(Fault::Panic(id)) if has(id) => panic!("on purpose"),
@@ -281,10 +286,10 @@ impl Transaction for FaultyTransaction {
         self.inner.put_worker(worker, forget).await
     }
 
-    async fn append(&mut self, at: Timestamp, changes: &[Logged]) -> Result<i64> {
-        let first = self.inner.append(at, changes).await?;
+    async fn append(&mut self, at: Timestamp, changes: &[Logged]) -> Result<Appended> {
+        let appended = self.inner.append(at, changes).await?;
         self.faulty.fails(Fault::Append)?;
-        Ok(first)
+        Ok(appended)
     }
 
     async fn commit(self: Box<Self>) -> Result<()> {
