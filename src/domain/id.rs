@@ -33,6 +33,18 @@ impl FromStr for ExecutionId {
     }
 }
 
+impl From<Uuid> for ExecutionId {
+    fn from(uuid: Uuid) -> Self {
+        Self(uuid)
+    }
+}
+
+impl From<ExecutionId> for Uuid {
+    fn from(id: ExecutionId) -> Self {
+        id.0
+    }
+}
+
 impl fmt::Display for ExecutionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
@@ -57,6 +69,18 @@ impl FromStr for WorkerId {
 
     fn from_str(text: &str) -> Result<Self, InvalidName> {
         Uuid::try_parse(text).map(Self).map_err(|_| InvalidName("must be a UUID"))
+    }
+}
+
+impl From<Uuid> for WorkerId {
+    fn from(uuid: Uuid) -> Self {
+        Self(uuid)
+    }
+}
+
+impl From<WorkerId> for Uuid {
+    fn from(id: WorkerId) -> Self {
+        id.0
     }
 }
 

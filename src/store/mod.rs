@@ -7,6 +7,7 @@
 
 mod backend;
 mod batch;
+mod codec;
 mod error;
 mod memory;
 mod ops;

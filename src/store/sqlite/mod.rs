@@ -4,8 +4,8 @@
 //! `BEGIN IMMEDIATE`, so that what a claim counts is younger than its lock; commits are durable
 //! (`synchronous = FULL`) before they are answered.
 
-mod codec;
 mod read;
+mod rows;
 mod snapshot;
 mod transaction;
 

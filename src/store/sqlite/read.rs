@@ -10,9 +10,9 @@ use std::sync::Arc;
 use serde::Serialize;
 use sqlx::sqlite::{SqliteExecutor, SqlitePool, SqliteRow};
 
-use super::codec::{self, provider_columns, spec_columns, state_number};
 use super::statement;
 use crate::domain::{Event, ExecutionId, ProviderName};
+use crate::store::codec::{self, Columns as _, provider_columns, spec_columns, state_number};
 use crate::store::{
     BackendError, EventQuery, Head, History, ListQuery, Payload, ProviderRow, Totals, WorkerRow,
 };
@@ -132,7 +132,7 @@ struct ListParameters<'a> {
     created_after: Option<crate::domain::Timestamp>,
     created_before: Option<crate::domain::Timestamp>,
     providers: &'a [ProviderName],
-    states: Vec<i64>,
+    states: Vec<i16>,
     labels: &'a std::collections::BTreeMap<String, String>,
     not_retried: i64,
     limit: u32,
@@ -167,7 +167,7 @@ pub(super) async fn histories(
         let spec = codec::spec(&row)?;
         // One that was submitted after its log was read is not there yet.
         let Some(log) = logs.remove(&spec.id) else { continue };
-        let output = codec::get::<Option<String>>(&row, 8)?.map(Arc::from);
+        let output = row.text(8)?.map(Arc::from);
         histories.push(History { spec: Arc::new(spec), log, output });
     }
     Ok(histories)
@@ -185,7 +185,7 @@ pub(super) async fn list(pool: &SqlitePool, query: &ListQuery) -> Result<Vec<Exe
         limit: query.limit,
     };
     let rows = rows(pool, "list executions", LIST, &parameters).await?;
-    rows.iter().map(|row| codec::parse(row, 0)).collect()
+    rows.iter().map(|row| codec::execution_id(row, 0)).collect()
 }
 
 pub(super) async fn events(
@@ -215,40 +215,16 @@ pub(super) async fn gate_at(
 pub(super) async fn head(source: impl SqliteExecutor<'_>) -> Result<Head> {
     let sql = "SELECT epoch, revision, compacted FROM meta";
     let row = one(source, "read where the log stands", sql).await?;
-    Ok(Head {
-        epoch: codec::get(&row, 0)?,
-        revision: codec::get(&row, 1)?,
-        compacted: codec::get(&row, 2)?,
-    })
+    codec::head(&row)
 }
 
 pub(super) async fn providers(pool: &SqlitePool) -> Result<Vec<ProviderRow>> {
-    rows(pool, "read providers", PROVIDERS, &())
-        .await?
-        .iter()
-        .map(|row| {
-            Ok(ProviderRow {
-                record: codec::provider(row)?,
-                running: codec::get(row, 8)?,
-                pending: codec::get(row, 9)?,
-                oldest_ready: codec::time(row, 10)?,
-            })
-        })
-        .collect()
+    rows(pool, "read providers", PROVIDERS, &()).await?.iter().map(codec::provider_row).collect()
 }
 
 pub(super) async fn totals(pool: &SqlitePool) -> Result<Totals> {
     let row = one(pool, "read totals", TOTALS).await?;
-    let [submitted, running, succeeded, failed, cancelled, size_bytes]: [u64; 6] = [
-        codec::get(&row, 0)?,
-        codec::get(&row, 1)?,
-        codec::get(&row, 2)?,
-        codec::get(&row, 3)?,
-        codec::get(&row, 4)?,
-        codec::get(&row, 5)?,
-    ];
-    let pending = submitted.saturating_sub(running + succeeded + failed + cancelled);
-    Ok(Totals { submitted, pending, running, succeeded, failed, cancelled, size_bytes })
+    codec::totals(&row)
 }
 
 pub(super) async fn workers(pool: &SqlitePool) -> Result<Vec<WorkerRow>> {

@@ -4,9 +4,9 @@ use async_trait::async_trait;
 use sqlx::Sqlite;
 use sqlx::sqlite::SqlitePool;
 
-use super::codec::{self, provider_columns, record_columns};
 use super::{read, statement};
 use crate::domain::{Event, ExecutionId, ProviderRecord, Record};
+use crate::store::codec::{self, provider_columns, record_columns};
 use crate::store::{BackendError, EventQuery, Head, Snapshot};
 
 type Result<T> = std::result::Result<T, BackendError>;

@@ -7,11 +7,11 @@ use serde::Serialize;
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 use tokio::sync::OwnedMutexGuard;
 
-use super::codec::{self, provider_columns, record_columns, spec_columns};
-use super::statement;
+use super::{rows, statement};
 use crate::domain::{
     Change, ExecutionId, ProviderName, ProviderRecord, Record, Spec, State, Timestamp, WorkerId,
 };
+use crate::store::codec::{self, provider_columns, record_columns, spec_columns};
 use crate::store::{
     Appended, BackendError, Due, Load, Logged, NewExecution, Transaction, WorkerRow,
 };
@@ -61,7 +61,7 @@ impl SqliteTransaction {
         sql: &'static str,
         rows: &[impl Serialize],
     ) -> Result<()> {
-        for array in codec::json_arrays(rows) {
+        for array in rows::json_arrays(rows) {
             let (_, array) = array?;
             let query = sqlx::query(sql).bind(array);
             query.execute(&mut *self.connection).await.map_err(statement(doing))?;
@@ -282,7 +282,7 @@ impl Transaction for SqliteTransaction {
     }
 
     async fn create_providers(&mut self, providers: &[ProviderRecord]) -> Result<()> {
-        let rows: Vec<_> = providers.iter().map(codec::provider_row).collect();
+        let rows: Vec<_> = providers.iter().map(rows::provider_row).collect();
         self.write("add providers", CREATE_PROVIDERS, &rows).await
     }
 
@@ -298,17 +298,7 @@ impl Transaction for SqliteTransaction {
 
     async fn loads(&mut self, names: &[ProviderName]) -> Result<BTreeMap<ProviderName, Load>> {
         let rows = self.rows("count running executions", LOADS, &names).await?;
-        rows.iter()
-            .map(|row| {
-                let load = Load {
-                    running: codec::get(row, 1)?,
-                    has_ready: codec::get(row, 2)?,
-                    has_unmarked: codec::get(row, 3)?,
-                    limit: codec::get(row, 4)?,
-                };
-                Ok((codec::parse(row, 0)?, load))
-            })
-            .collect()
+        rows.iter().map(|row| Ok((codec::parse(row, 0)?, codec::load(row)?))).collect()
     }
 
     async fn ready(&mut self, wanted: &[(ProviderName, u32)]) -> Result<Vec<Record>> {
@@ -357,9 +347,7 @@ impl Transaction for SqliteTransaction {
         request_ids: &[&str],
     ) -> Result<Vec<(String, ExecutionId, String)>> {
         let rows = self.rows("look up request ids", REQUESTS, &request_ids).await?;
-        rows.iter()
-            .map(|row| Ok((codec::get(row, 0)?, codec::parse(row, 1)?, codec::get(row, 2)?)))
-            .collect()
+        rows.iter().map(codec::request).collect()
     }
 
     async fn specs(&mut self, ids: &[ExecutionId]) -> Result<Vec<Spec>> {
@@ -368,7 +356,7 @@ impl Transaction for SqliteTransaction {
     }
 
     async fn insert(&mut self, executions: &[(&NewExecution, &Record)]) -> Result<()> {
-        let rows = executions.iter().map(|(new, _)| codec::execution_row(new));
+        let rows = executions.iter().map(|(new, _)| rows::execution_row(new));
         let rows = rows.collect::<Result<Vec<_>>>()?;
         self.write("insert executions", INSERT_EXECUTIONS, &rows).await?;
         let records: Vec<_> = executions.iter().map(|(_, record)| *record).collect();
@@ -376,7 +364,7 @@ impl Transaction for SqliteTransaction {
     }
 
     async fn put_records(&mut self, records: &[&Record]) -> Result<()> {
-        let rows: Vec<_> = records.iter().map(|record| codec::record_row(record)).collect();
+        let rows: Vec<_> = records.iter().map(|record| rows::record_row(record)).collect();
         self.write("write records", PUT_RECORDS, &rows).await
     }
 
@@ -385,12 +373,12 @@ impl Transaction for SqliteTransaction {
     }
 
     async fn put_providers(&mut self, providers: &[&ProviderRecord]) -> Result<()> {
-        let rows: Vec<_> = providers.iter().map(|record| codec::provider_row(record)).collect();
+        let rows: Vec<_> = providers.iter().map(|record| rows::provider_row(record)).collect();
         self.write("write providers", PUT_PROVIDERS, &rows).await
     }
 
     async fn put_worker(&mut self, worker: &WorkerRow, forget: Timestamp) -> Result<()> {
-        self.write("write a worker", PUT_WORKER, &[codec::worker_row(worker)?]).await?;
+        self.write("write a worker", PUT_WORKER, &[rows::worker_row(worker)?]).await?;
         self.write("forget workers", FORGET_WORKERS, &[forget]).await
     }
 
@@ -410,11 +398,11 @@ impl Transaction for SqliteTransaction {
         ];
         let rows = self.rows("count up the revision", COUNT_UP, &counts).await?;
         let row = rows.first().ok_or_else(|| codec::corrupt("the revision", "meta is empty"))?;
-        let last: i64 = codec::get(row, 0)?;
+        let last: i64 = codec::int(row, 0)?;
         let first = last - i64::try_from(changes.len()).unwrap_or(i64::MAX) + 1;
-        let entries = changes.iter().map(codec::event_row).collect::<Result<Vec<_>>>()?;
+        let entries = changes.iter().map(rows::event_row).collect::<Result<Vec<_>>>()?;
         let mut next = first;
-        for array in codec::json_arrays(&entries) {
+        for array in rows::json_arrays(&entries) {
             let (count, array) = array?;
             let query = sqlx::query(APPEND).bind(array).bind(next).bind(at.as_micros());
             query.execute(&mut *self.connection).await.map_err(statement("append to the log"))?;
