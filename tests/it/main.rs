@@ -8,6 +8,7 @@ mod audit;
 mod bad_inputs;
 mod chaos;
 mod clients;
+mod cluster;
 mod demo;
 mod engine;
 mod large;

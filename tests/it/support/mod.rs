@@ -8,6 +8,7 @@
 //! ```
 
 mod config;
+pub(crate) mod postgres;
 mod server;
 pub(crate) mod tools;
 

@@ -1,6 +1,7 @@
-//! The outside clients that `bash tests/run` installs below `target/test-tools`.
+//! What `bash tests/tools` sees to: outside clients below `target/test-tools`, and a PostgreSQL.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// The Python interpreter that has grpcio.
 pub(crate) fn python() -> PathBuf {
@@ -17,6 +18,18 @@ pub(crate) fn node_modules() -> PathBuf {
 /// The command `buf`.
 pub(crate) fn buf() -> PathBuf {
     node_modules().join(".bin/buf")
+}
+
+/// The folder of a PostgreSQL server's programs; if there is none, what to do about it.
+pub(super) fn postgres_bin() -> Result<PathBuf, String> {
+    let output = Command::new("sh").arg(repository("tests/postgres_bin")).output();
+    let output = output.map_err(|error| format!("cannot run sh: {error}"))?;
+    let said = |bytes| String::from_utf8_lossy(bytes).trim().to_owned();
+    if output.status.success() {
+        Ok(PathBuf::from(said(&output.stdout)))
+    } else {
+        Err(format!("{}; run: bash tests/tools", said(&output.stderr)))
+    }
 }
 
 /// A file of the repository.
