@@ -16,8 +16,13 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use crate::support::{
-    Config, TestServer, audit_is_clean, eventually, from_env, is_terminal, submit,
+    Config, Db, TestServer, audit_is_clean, eventually, from_env, is_terminal, on_both, submit,
 };
+
+on_both! {
+    #[tokio::test(flavor = "multi_thread")]
+    a_server_killed_at_random_loses_nothing_and_leaves_nothing_running;
+}
 
 const LEASE: Duration = Duration::from_secs(2);
 /// How long after a lease that began at the kill a module may still be there.
@@ -29,12 +34,11 @@ sleep 30 &
 sleep 0.$1
 ";
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_server_killed_at_random_loses_nothing_and_leaves_nothing_running() {
+async fn a_server_killed_at_random_loses_nothing_and_leaves_nothing_running(db: Db) {
     let seed: u64 = from_env("FLOWGATE_TEST_SEED", 1);
     let kills: u32 = from_env("FLOWGATE_TEST_KILLS", 4);
     println!("{kills} kills with seed {seed}");
-    let config = Config::new()
+    let config = Config::on(db)
         .simulated("quick", 8)
         .simulated("slow", 3)
         .module("nap", MODULE)

@@ -11,43 +11,50 @@ use tokio::process::Command;
 use tonic::metadata::MetadataMap;
 use tonic_types::pb::{BadRequest, ErrorInfo, ResourceInfo};
 
-use crate::support::{Config, TestServer, tools};
+use crate::support::{Config, Db, TestServer, on_both, tools};
+
+on_both! {
+    #[tokio::test]
+    a_python_client_by_reflection_does_everything;
+    #[tokio::test]
+    a_node_client_does_everything;
+    #[tokio::test]
+    buf_curl_by_reflection_v1_does_everything;
+    #[tokio::test]
+    buf_curl_by_reflection_v1alpha_does_everything;
+}
 
 /// Each takes a few seconds.
 const DEADLINE: Duration = Duration::from_secs(120);
 
 /// What the programs below `tests/clients` expect.
-async fn server() -> TestServer {
-    TestServer::start(Config::new().simulated("sim", 3)).await
+async fn server(db: Db) -> TestServer {
+    TestServer::start(Config::on(db).simulated("sim", 3)).await
 }
 
-#[tokio::test]
-async fn a_python_client_by_reflection_does_everything() {
+async fn a_python_client_by_reflection_does_everything(db: Db) {
     let python = tools::python();
-    let server = server().await;
+    let server = server(db).await;
     let program = tools::repository("tests/clients/python/client_test.py");
     // -B: no compiled copy beside the source.
     run(Command::new(python).arg("-B").arg(program).arg(server.grpc_addr())).await;
 }
 
-#[tokio::test]
-async fn a_node_client_does_everything() {
+async fn a_node_client_does_everything(db: Db) {
     let modules = tools::node_modules();
-    let server = server().await;
+    let server = server(db).await;
     let program = tools::repository("tests/clients/node/client_test.mjs");
     let mut node = Command::new("node");
     node.arg(program).arg(server.grpc_addr()).env("FLOWGATE_TEST_NODE_MODULES", modules);
     run(&mut node).await;
 }
 
-#[tokio::test]
-async fn buf_curl_by_reflection_v1_does_everything() {
-    Buf { server: server().await, reflection: "grpc-v1" }.does_everything().await;
+async fn buf_curl_by_reflection_v1_does_everything(db: Db) {
+    Buf { server: server(db).await, reflection: "grpc-v1" }.does_everything().await;
 }
 
-#[tokio::test]
-async fn buf_curl_by_reflection_v1alpha_does_everything() {
-    Buf { server: server().await, reflection: "grpc-v1alpha" }.does_everything().await;
+async fn buf_curl_by_reflection_v1alpha_does_everything(db: Db) {
+    Buf { server: server(db).await, reflection: "grpc-v1alpha" }.does_everything().await;
 }
 
 /// Runs a client program, which must say what it did and exit 0.

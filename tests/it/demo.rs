@@ -1,4 +1,5 @@
 //! `flowgate demo` as a user runs it: it says that all went as expected if it did, and only then.
+//! It brings a store of its own, so there is no database to choose.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;

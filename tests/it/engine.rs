@@ -12,13 +12,24 @@ use flowgate::engine::{
     ConfiguredProvider, Cursor, Draft, Engine, EngineSettings, View, WatchEvent,
 };
 use flowgate::providers::{AttemptFailure, Call, Provider, Simulated, Success, Violation};
-use flowgate::store::{Backend, Claim, NewExecution, Settlement, SqliteBackend, Store};
+use flowgate::store::{Backend, Claim, NewExecution, Settlement, Store};
 use flowgate::tasks::Tasks;
 use serde_json::{Map, Value};
 use tokio_stream::StreamExt as _;
 
 use crate::store::faults::{Fault, Faulty};
-use crate::support::audit_is_clean;
+use crate::support::{Db, StoreHome, audit_is_clean, on_both};
+
+on_both! {
+    #[tokio::test(flavor = "multi_thread")]
+    an_attempt_that_panics_is_a_crash_and_three_are_the_end_of_it;
+    #[tokio::test(flavor = "multi_thread")]
+    a_flooded_provider_takes_no_slot_of_another;
+    #[tokio::test(flavor = "multi_thread")]
+    trouble_with_the_store_is_outlived_by_every_loop;
+    #[tokio::test]
+    a_settlement_under_an_old_token_leaves_no_trace;
+}
 
 /// A provider whose every attempt panics.
 struct Panics;
@@ -34,10 +45,9 @@ impl Provider for Panics {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn an_attempt_that_panics_is_a_crash_and_three_are_the_end_of_it() {
-    let dir = tempfile::tempdir().unwrap();
-    let engine = start(sqlite(&dir).await).await;
+async fn an_attempt_that_panics_is_a_crash_and_three_are_the_end_of_it(db: Db) {
+    let home = StoreHome::new(db).await;
+    let engine = start(home.open().await).await;
     let view = ended(&engine, submit(&engine, "panics", "{}").await).await;
     let execution = view.execution;
     assert_eq!(execution.state, State::Failed);
@@ -45,13 +55,12 @@ async fn an_attempt_that_panics_is_a_crash_and_three_are_the_end_of_it() {
     assert_eq!((execution.attempts.len(), execution.crashes, execution.charged), (3, 3, 0));
     let fine = ended(&engine, submit(&engine, "sim", "{}").await).await;
     assert_eq!(fine.execution.state, State::Succeeded, "others do not notice");
-    audit_is_clean(&url(&dir));
+    audit_is_clean(&home.url());
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_flooded_provider_takes_no_slot_of_another() {
-    let dir = tempfile::tempdir().unwrap();
-    let engine = start(sqlite(&dir).await).await;
+async fn a_flooded_provider_takes_no_slot_of_another(db: Db) {
+    let home = StoreHome::new(db).await;
+    let engine = start(home.open().await).await;
     let flood = (0..2_000).map(|_| draft("one", r#"{"duration_ms":3600000}"#)).collect();
     engine.submit(flood).await.unwrap();
     let other = ended(&engine, submit(&engine, "sim", "{}").await).await;
@@ -60,10 +69,9 @@ async fn a_flooded_provider_takes_no_slot_of_another() {
     assert_eq!(running, 1);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn trouble_with_the_store_is_outlived_by_every_loop() {
-    let dir = tempfile::tempdir().unwrap();
-    let faulty = Faulty::over(sqlite(&dir).await);
+async fn trouble_with_the_store_is_outlived_by_every_loop(db: Db) {
+    let home = StoreHome::new(db).await;
+    let faulty = Faulty::over(home.open().await);
     let engine = start(Arc::new(faulty.clone())).await;
     // It is settled only once the store works again.
     let id = submit(&engine, "sim", r#"{"duration_ms":200}"#).await;
@@ -78,7 +86,7 @@ async fn trouble_with_the_store_is_outlived_by_every_loop() {
     assert_eq!(ended(&engine, id).await.execution.state, State::Succeeded);
     let later = ended(&engine, submit(&engine, "sim", "{}").await).await;
     assert_eq!(later.execution.state, State::Succeeded, "and it goes on as before");
-    audit_is_clean(&url(&dir));
+    audit_is_clean(&home.url());
 }
 
 #[test]
@@ -96,11 +104,10 @@ fn the_control_loops_go_on_while_all_other_threads_are_busy() {
     assert!(beats.recv_timeout(Duration::from_secs(10)).is_ok());
 }
 
-#[tokio::test]
-async fn a_settlement_under_an_old_token_leaves_no_trace() {
-    let dir = tempfile::tempdir().unwrap();
+async fn a_settlement_under_an_old_token_leaves_no_trace(db: Db) {
+    let home = StoreHome::new(db).await;
     let tasks = Tasks::default();
-    let store = Store::start(sqlite(&dir).await, Arc::new(SystemClock), &tasks);
+    let store = Store::start(home.open().await, Arc::new(SystemClock), &tasks);
     let limits = Limits { max_concurrent: 1 };
     store.declare(vec![("sim".parse().unwrap(), limits)]).await.unwrap();
     store.submit(vec![stored("sim")]).await.unwrap().unwrap();
@@ -118,7 +125,7 @@ async fn a_settlement_under_an_old_token_leaves_no_trace() {
     let settlement = Settlement { lease: stale.lease, ending: succeeded };
     // What it answers is the conformance suite's to check; here the audit is to judge.
     let _ = store.settle(settlement).await.unwrap();
-    audit_is_clean(&url(&dir));
+    audit_is_clean(&home.url());
 }
 
 async fn start(backend: Arc<dyn Backend>) -> Engine {
@@ -144,14 +151,6 @@ async fn start(backend: Arc<dyn Backend>) -> Engine {
         version: "test".to_owned(),
     };
     Engine::start(store, settings, &tasks).await.unwrap()
-}
-
-async fn sqlite(dir: &tempfile::TempDir) -> Arc<SqliteBackend> {
-    Arc::new(SqliteBackend::open(&dir.path().join("flowgate.db")).await.unwrap())
-}
-
-fn url(dir: &tempfile::TempDir) -> String {
-    format!("sqlite://{}", dir.path().join("flowgate.db").display())
 }
 
 async fn submit(engine: &Engine, provider: &str, input: &str) -> ExecutionId {

@@ -4,11 +4,15 @@ use flowgate::pb::{ExecutionState, PauseProviderRequest};
 use futures_util::future::join_all;
 use serde_json::json;
 
-use crate::support::{Config, TestServer, audit_is_clean, eventually, submit};
+use crate::support::{Config, Db, TestServer, audit_is_clean, eventually, on_both, submit};
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_flood_of_large_submissions_costs_nobody_a_lease() {
-    let config = Config::new().simulated("paused", 1).simulated("sim", 1).lease("5s");
+on_both! {
+    #[tokio::test(flavor = "multi_thread")]
+    a_flood_of_large_submissions_costs_nobody_a_lease;
+}
+
+async fn a_flood_of_large_submissions_costs_nobody_a_lease(db: Db) {
+    let config = Config::on(db).simulated("paused", 1).simulated("sim", 1).lease("5s");
     let server = TestServer::start(config).await;
     let pause = PauseProviderRequest { provider: "paused".to_owned(), ..Default::default() };
     server.provider().pause_provider(pause).await.unwrap();

@@ -15,22 +15,32 @@ use rand::{Rng, SeedableRng};
 use serde_json::json;
 use tonic::Code;
 
-use crate::support::{Config, TestServer, audit_is_clean, eventually, from_env, submit};
+use crate::support::{
+    Config, Db, TestServer, audit_is_clean, eventually, from_env, on_both, submit,
+};
+
+on_both! {
+    #[tokio::test(flavor = "multi_thread")]
+    limits_changed_at_random_are_never_exceeded;
+    #[tokio::test]
+    a_lowered_limit_kills_nothing_and_holds_from_then_on;
+    #[tokio::test]
+    limits_are_not_set_if_any_provider_named_changed_since;
+}
 
 const PROVIDERS: usize = 8;
 const EXECUTIONS: usize = 1_000;
 
-#[tokio::test(flavor = "multi_thread")]
-async fn limits_changed_at_random_are_never_exceeded() {
+async fn limits_changed_at_random_are_never_exceeded(db: Db) {
     let first: u64 = from_env("FLOWGATE_TEST_SEED", 1);
     for seed in first..first + from_env::<u64>("FLOWGATE_TEST_ROUNDS", 2) {
         println!("round with seed {seed}");
-        play(seed).await;
+        play(db, seed).await;
     }
 }
 
-async fn play(seed: u64) {
-    let config = (0..PROVIDERS).fold(Config::new(), |config, n| config.simulated(&name(n), 3));
+async fn play(db: Db, seed: u64) {
+    let config = (0..PROVIDERS).fold(Config::on(db), |config, n| config.simulated(&name(n), 3));
     let server = TestServer::start(config).await;
     let mut rng = StdRng::seed_from_u64(seed);
     let requests: Vec<_> = (0..EXECUTIONS).map(|_| execution(&mut rng)).collect();
@@ -106,9 +116,8 @@ fn name(n: usize) -> String {
     format!("provider-{n}")
 }
 
-#[tokio::test]
-async fn a_lowered_limit_kills_nothing_and_holds_from_then_on() {
-    let server = TestServer::start(Config::new().simulated("sim", 4)).await;
+async fn a_lowered_limit_kills_nothing_and_holds_from_then_on(db: Db) {
+    let server = TestServer::start(Config::on(db).simulated("sim", 4)).await;
     let mut ids = Vec::new();
     for _ in 0..6 {
         ids.push(server.submit(submit("sim", json!({ "duration_ms": 400 }))).await.id);
@@ -132,9 +141,8 @@ async fn a_lowered_limit_kills_nothing_and_holds_from_then_on() {
     audit_is_clean(&server.store_url());
 }
 
-#[tokio::test]
-async fn limits_are_not_set_if_any_provider_named_changed_since() {
-    let server = TestServer::start(Config::new().simulated("a", 1).simulated("b", 1)).await;
+async fn limits_are_not_set_if_any_provider_named_changed_since(db: Db) {
+    let server = TestServer::start(Config::on(db).simulated("a", 1).simulated("b", 1)).await;
     let limit = |provider: &str, max_concurrent| ProviderLimits {
         provider: provider.to_owned(),
         max_concurrent,

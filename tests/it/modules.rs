@@ -10,15 +10,21 @@ use flowgate::pb::{CancelExecutionRequest, ErrorCode, Execution, ExecutionState}
 use prost_types::value::Kind;
 use serde_json::json;
 
-use crate::support::{Config, TestServer, eventually, from_env, submit};
+use crate::support::{Config, Db, TestServer, eventually, from_env, on_both, submit};
+
+on_both! {
+    #[tokio::test(flavor = "multi_thread")]
+    fifty_modules_at_once_all_come_back_and_leave_nothing;
+    #[tokio::test(flavor = "multi_thread")]
+    cancelling_a_running_module_ends_its_whole_tree_before_its_slot_is_free;
+}
 
 const LOUD: &str = "#!/bin/sh\nhead -c $1 /dev/zero | tr '\\0' x\n";
 const HANGS: &str = "#!/bin/sh\ntrap '' TERM\nsleep 1000 &\nsleep 1000\n";
 
-#[tokio::test(flavor = "multi_thread")]
-async fn fifty_modules_at_once_all_come_back_and_leave_nothing() {
+async fn fifty_modules_at_once_all_come_back_and_leave_nothing(db: Db) {
     let bytes: u64 = from_env("FLOWGATE_TEST_MODULE_BYTES", 32 * 1024 * 1024);
-    let config = Config::new()
+    let config = Config::on(db)
         .module("works", "#!/bin/sh\ncat\n")
         .module("fails", "#!/bin/sh\necho no >&2\nexit 3\n")
         .module("hangs", HANGS)
@@ -109,9 +115,8 @@ fn to_json(value: &prost_types::Value) -> serde_json::Value {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn cancelling_a_running_module_ends_its_whole_tree_before_its_slot_is_free() {
-    let config = Config::new()
+async fn cancelling_a_running_module_ends_its_whole_tree_before_its_slot_is_free(db: Db) {
+    let config = Config::on(db)
         .module("hangs", HANGS)
         .module("works", "#!/bin/sh\ncat\n")
         .env("FLOWGATE_PROVIDERS__PROCESS__MAX_CONCURRENT", "1")

@@ -8,11 +8,15 @@ use futures_util::future::join_all;
 use serde_json::json;
 use tonic::Code;
 
-use crate::support::{Config, TestServer, submit};
+use crate::support::{Config, Db, TestServer, on_both, submit};
 
-#[tokio::test(flavor = "multi_thread")]
-async fn two_bulk_retries_at_the_same_moment_run_each_execution_again_once() {
-    let server = TestServer::start(Config::new().simulated("sim", 1)).await;
+on_both! {
+    #[tokio::test(flavor = "multi_thread")]
+    two_bulk_retries_at_the_same_moment_run_each_execution_again_once;
+}
+
+async fn two_bulk_retries_at_the_same_moment_run_each_execution_again_once(db: Db) {
+    let server = TestServer::start(Config::on(db).simulated("sim", 1)).await;
     let blocker = server.submit(submit("sim", json!({ "duration_ms": 600_000 }))).await;
     let mut request = submit("sim", json!({}));
     request.labels.insert("batch".to_owned(), "1".to_owned());

@@ -1,4 +1,6 @@
 //! The server as a process: what outlives it and how it ends.
+//!
+//! That a store is served by one server at a time is true of SQLite alone.
 
 use std::time::Duration;
 
@@ -6,11 +8,19 @@ use flowgate::pb::ExecutionState;
 use serde_json::json;
 use tokio::process::Command;
 
-use crate::support::{Config, TestServer, submit};
+use crate::support::{Config, Db, TestServer, on_both, submit};
 
-#[tokio::test]
-async fn what_was_acknowledged_survives_a_kill() {
-    let mut server = TestServer::start(Config::new().simulated("sim", 1).lease("2s")).await;
+on_both! {
+    #[tokio::test]
+    what_was_acknowledged_survives_a_kill;
+    #[tokio::test]
+    the_http_port_tells_that_the_server_is_ready;
+    #[tokio::test]
+    sigterm_ends_an_idle_server_at_once_and_in_order;
+}
+
+async fn what_was_acknowledged_survives_a_kill(db: Db) {
+    let mut server = TestServer::start(Config::on(db).simulated("sim", 1).lease("2s")).await;
     let first = server.submit(submit("sim", json!({ "duration_ms": 300 }))).await;
     let second = server.submit(submit("sim", json!({ "output": "second" }))).await;
 
@@ -39,18 +49,16 @@ async fn a_store_is_served_by_one_server_at_a_time() {
     server.status().await;
 }
 
-#[tokio::test]
-async fn the_http_port_tells_that_the_server_is_ready() {
-    let server = TestServer::start(Config::new()).await;
+async fn the_http_port_tells_that_the_server_is_ready(db: Db) {
+    let server = TestServer::start(Config::on(db)).await;
     for path in ["/healthz", "/readyz"] {
         let (status, body) = server.http_get(path).await;
         assert_eq!(status, 200, "{path}: {body}");
     }
 }
 
-#[tokio::test]
-async fn sigterm_ends_an_idle_server_at_once_and_in_order() {
-    let mut server = TestServer::start(Config::new().simulated("sim", 1)).await;
+async fn sigterm_ends_an_idle_server_at_once_and_in_order(db: Db) {
+    let mut server = TestServer::start(Config::on(db).simulated("sim", 1)).await;
     server.sigterm();
     let status = server.wait_exit(Duration::from_secs(10)).await;
     assert!(status.success(), "{status}");

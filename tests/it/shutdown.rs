@@ -10,15 +10,27 @@ use tokio::net::TcpStream;
 use tonic::{Code, Status, Streaming};
 use tonic_types::StatusExt;
 
-use crate::support::{Config, TestServer, audit_is_clean, eventually, submit};
+use crate::support::{Config, Db, TestServer, audit_is_clean, eventually, on_both, submit};
+
+on_both! {
+    #[tokio::test(flavor = "multi_thread")]
+    sigterm_hands_back_what_runs_and_tells_every_watch_its_cursor;
+    #[tokio::test(flavor = "multi_thread")]
+    work_that_ends_within_the_deadline_is_finished;
+    #[tokio::test(flavor = "multi_thread")]
+    new_work_is_refused_during_the_drain_and_what_runs_can_still_be_read;
+    #[tokio::test(flavor = "multi_thread")]
+    an_idle_connection_does_not_hold_up_the_end;
+    #[tokio::test(flavor = "multi_thread")]
+    a_second_sigterm_ends_it_at_once;
+}
 
 /// What a server that has exited may have taken longer than its deadline on a busy machine.
 const SLACK: Duration = Duration::from_secs(2);
 
-#[tokio::test(flavor = "multi_thread")]
-async fn sigterm_hands_back_what_runs_and_tells_every_watch_its_cursor() {
+async fn sigterm_hands_back_what_runs_and_tells_every_watch_its_cursor(db: Db) {
     let drain = Duration::from_secs(3);
-    let config = Config::new()
+    let config = Config::on(db)
         .simulated("sim", 20)
         .module("nap", "#!/bin/sh\nsleep 60\n")
         .env("FLOWGATE_DRAIN_TIMEOUT", "3s");
@@ -103,9 +115,8 @@ async fn last_cursor(mut watch: Streaming<WatchExecutionResponse>) -> (i64, Stri
     (info.metadata["revision"].parse().unwrap(), info.metadata["store_epoch"].clone())
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn work_that_ends_within_the_deadline_is_finished() {
-    let config = Config::new().simulated("sim", 5).env("FLOWGATE_DRAIN_TIMEOUT", "20s");
+async fn work_that_ends_within_the_deadline_is_finished(db: Db) {
+    let config = Config::on(db).simulated("sim", 5).env("FLOWGATE_DRAIN_TIMEOUT", "20s");
     let mut server = TestServer::start(config).await;
     let id = server.submit(submit("sim", json!({ "duration_ms": 300 }))).await.id;
     let waits = server.submit(submit("sim", json!({ "duration_ms": 1 }))).await.id;
@@ -122,9 +133,8 @@ async fn work_that_ends_within_the_deadline_is_finished() {
     assert_eq!(server.ended(&waits).await.state(), ExecutionState::Succeeded);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn new_work_is_refused_during_the_drain_and_what_runs_can_still_be_read() {
-    let config = Config::new().simulated("sim", 5).env("FLOWGATE_DRAIN_TIMEOUT", "20s");
+async fn new_work_is_refused_during_the_drain_and_what_runs_can_still_be_read(db: Db) {
+    let config = Config::on(db).simulated("sim", 5).env("FLOWGATE_DRAIN_TIMEOUT", "20s");
     let mut server = TestServer::start(config).await;
     let id = server.submit(submit("sim", json!({ "duration_ms": 800 }))).await.id;
     eventually("it runs", async || {
@@ -142,9 +152,8 @@ async fn new_work_is_refused_during_the_drain_and_what_runs_can_still_be_read() 
     assert!(server.wait_exit(Duration::from_secs(10)).await.success());
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn an_idle_connection_does_not_hold_up_the_end() {
-    let config = Config::new().simulated("sim", 5).env("FLOWGATE_DRAIN_TIMEOUT", "60s");
+async fn an_idle_connection_does_not_hold_up_the_end(db: Db) {
+    let config = Config::on(db).simulated("sim", 5).env("FLOWGATE_DRAIN_TIMEOUT", "60s");
     let mut server = TestServer::start(config).await;
     let _idle = TcpStream::connect(server.grpc_addr()).await.unwrap();
     let id = server.submit(submit("sim", json!({}))).await.id;
@@ -154,9 +163,8 @@ async fn an_idle_connection_does_not_hold_up_the_end() {
     assert!(status.success(), "{status}");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_second_sigterm_ends_it_at_once() {
-    let config = Config::new().simulated("sim", 5).env("FLOWGATE_DRAIN_TIMEOUT", "60s");
+async fn a_second_sigterm_ends_it_at_once(db: Db) {
+    let config = Config::on(db).simulated("sim", 5).env("FLOWGATE_DRAIN_TIMEOUT", "60s");
     let mut server = TestServer::start(config).await;
     let id = server.submit(submit("sim", json!({ "duration_ms": 60_000 }))).await.id;
     eventually("it runs", async || {

@@ -11,21 +11,33 @@ use flowgate::pb::{
     BatchSubmitExecutionsRequest, WatchExecutionRequest, WatchExecutionResponse,
     WatchExecutionsRequest,
 };
-use flowgate::store::{Backend, EventQuery, SqliteBackend};
+use flowgate::store::EventQuery;
 use serde_json::json;
 use tokio::sync::watch::{Receiver, Sender, channel};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
-use crate::support::{Config, TestServer, eventually, is_terminal, submit};
+use crate::support::{Config, Db, TestServer, eventually, is_terminal, on_both, submit};
+
+on_both! {
+    #[tokio::test(flavor = "multi_thread")]
+    three_hundred_watchers_each_read_the_log_across_a_restart;
+    #[tokio::test(flavor = "multi_thread")]
+    a_frozen_watcher_costs_the_others_nothing;
+    #[tokio::test]
+    a_paused_provider_is_told_to_those_that_wait;
+    #[tokio::test]
+    a_watch_from_any_cursor_goes_on_exactly_there;
+    #[tokio::test]
+    a_cursor_that_cannot_be_followed_is_refused;
+}
 
 const EXECUTIONS: usize = 60;
 const WATCHERS: usize = 300;
 
-#[tokio::test(flavor = "multi_thread")]
-async fn three_hundred_watchers_each_read_the_log_across_a_restart() {
-    let config = Config::new().simulated("sim", 8).env("FLOWGATE_DRAIN_TIMEOUT", "1s");
+async fn three_hundred_watchers_each_read_the_log_across_a_restart(db: Db) {
+    let config = Config::on(db).simulated("sim", 8).env("FLOWGATE_DRAIN_TIMEOUT", "1s");
     let mut server = TestServer::start(config).await;
     let requests = (0..EXECUTIONS).map(|n| {
         let mut request = submit(
@@ -162,7 +174,7 @@ impl Watcher {
 
 /// The revisions of every execution, from the store itself.
 async fn logs(server: &TestServer) -> BTreeMap<String, Vec<i64>> {
-    let store = SqliteBackend::open_beside(&server.dir().join("flowgate.db")).await.unwrap();
+    let store = server.open_store_beside().await;
     let query = EventQuery { after: 0, execution: None, output: true, limit: u32::MAX };
     let mut logs: BTreeMap<String, Vec<i64>> = BTreeMap::new();
     for event in store.events(&query).await.unwrap() {
@@ -173,9 +185,8 @@ async fn logs(server: &TestServer) -> BTreeMap<String, Vec<i64>> {
     logs
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_frozen_watcher_costs_the_others_nothing() {
-    let server = TestServer::start(Config::new().simulated("sim", 2_000)).await;
+async fn a_frozen_watcher_costs_the_others_nothing(db: Db) {
+    let server = TestServer::start(Config::on(db).simulated("sim", 2_000)).await;
     let frozen_channel = lazy(server.grpc_addr());
     let mut frozen = ExecutionServiceClient::new(frozen_channel)
         .watch_executions(WatchExecutionsRequest::default())
@@ -207,9 +218,8 @@ async fn a_frozen_watcher_costs_the_others_nothing() {
     }
 }
 
-#[tokio::test]
-async fn a_paused_provider_is_told_to_those_that_wait() {
-    let server = TestServer::start(Config::new().simulated("sim", 1)).await;
+async fn a_paused_provider_is_told_to_those_that_wait(db: Db) {
+    let server = TestServer::start(Config::on(db).simulated("sim", 1)).await;
     let pause = flowgate::pb::PauseProviderRequest {
         provider: "sim".to_owned(),
         reason: "maintenance".to_owned(),
@@ -254,9 +264,8 @@ async fn a_paused_provider_is_told_to_those_that_wait() {
     );
 }
 
-#[tokio::test]
-async fn a_watch_from_any_cursor_goes_on_exactly_there() {
-    let server = TestServer::start(Config::new().simulated("sim", 1)).await;
+async fn a_watch_from_any_cursor_goes_on_exactly_there(db: Db) {
+    let server = TestServer::start(Config::on(db).simulated("sim", 1)).await;
     let input = json!({ "chunks": 3, "duration_ms": 10 });
     let id = server.submit(submit("sim", input)).await.id;
     let all = server.watch_to_end(&id).await;
@@ -272,9 +281,8 @@ async fn a_watch_from_any_cursor_goes_on_exactly_there() {
     }
 }
 
-#[tokio::test]
-async fn a_cursor_that_cannot_be_followed_is_refused() {
-    let server = TestServer::start(Config::new().simulated("sim", 1)).await;
+async fn a_cursor_that_cannot_be_followed_is_refused(db: Db) {
+    let server = TestServer::start(Config::on(db).simulated("sim", 1)).await;
     let id = server.submit(submit("sim", json!({}))).await.id;
     let watch = |after, epoch: &str| WatchExecutionRequest {
         id: id.clone(),

@@ -17,7 +17,14 @@ use serde_json::json;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
-use crate::support::{Config, TestServer, audit_is_clean, submit, value_of};
+use crate::support::{Config, Db, TestServer, audit_is_clean, on_both, submit, value_of};
+
+on_both! {
+    #[tokio::test]
+    bad_inputs_get_their_documented_error_and_leave_the_store_untouched;
+    #[tokio::test]
+    what_lies_just_within_the_bounds_is_taken;
+}
 
 /// One bad request.
 struct Row {
@@ -114,9 +121,8 @@ impl Known {
     }
 }
 
-#[tokio::test]
-async fn bad_inputs_get_their_documented_error_and_leave_the_store_untouched() {
-    let config = Config::new()
+async fn bad_inputs_get_their_documented_error_and_leave_the_store_untouched(db: Db) {
+    let config = Config::on(db)
         .simulated("sim", 2)
         .module("hello", "#!/bin/sh\necho hello\n")
         .toml("[providers.bare]\nkind = \"process\"\n");
@@ -153,9 +159,8 @@ async fn bad_inputs_get_their_documented_error_and_leave_the_store_untouched() {
     assert!(!log.contains("panicked"), "{log}");
 }
 
-#[tokio::test]
-async fn what_lies_just_within_the_bounds_is_taken() {
-    let server = TestServer::start(Config::new().simulated("sim", 100)).await;
+async fn what_lies_just_within_the_bounds_is_taken(db: Db) {
+    let server = TestServer::start(Config::on(db).simulated("sim", 100)).await;
     // Is in the input and in the output, which are sent together.
     let text = "x".repeat(9 * 1024 * 1024);
     let large = server.submit(submit("sim", json!({ "output": text }))).await;

@@ -1,5 +1,5 @@
 //! Requests that are no message at all, or too large a one, to every rpc there is; and the client
-//! that sends such things.
+//! that sends such things. An rpc that there is not never reaches the store, whichever that is.
 
 use prost::Message as _;
 use prost::bytes::{Buf as _, BufMut as _, Bytes};

@@ -1,4 +1,5 @@
-//! The `process` provider through its public door, with the real program as the guard.
+//! The `process` provider through its public door, with the real program as the guard. It knows
+//! nothing of stores; `modules` has it in a server on every database.
 
 mod guard;
 mod inputs;

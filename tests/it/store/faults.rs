@@ -9,13 +9,21 @@ use flowgate::domain::{
 };
 use flowgate::store::{
     Appended, Backend, BackendError, Due, EventQuery, Head, History, ListQuery, Load, Logged,
-    NewExecution, Payload, ProviderRow, SqliteBackend, StoreError, StoreKind, Totals, Transaction,
-    WorkerRow,
+    NewExecution, Payload, ProviderRow, StoreError, StoreKind, Totals, Transaction, WorkerRow,
 };
 use futures_util::join;
-use tempfile::TempDir;
 
 use super::fixture::{TestStore, name};
+use crate::support::{Db, StoreHome, on_both};
+
+on_both! {
+    #[tokio::test]
+    a_failed_group_commit_is_made_up_for_singly;
+    #[tokio::test]
+    an_operation_that_fails_alone_is_undone_and_says_so;
+    #[tokio::test]
+    an_operation_that_keeps_failing_fails_alone;
+}
 
 type Result<T> = std::result::Result<T, BackendError>;
 
@@ -44,11 +52,10 @@ pub(crate) struct Faulty {
 }
 
 impl Faulty {
-    async fn store() -> (TestStore, Self) {
-        let dir = TempDir::new().unwrap();
-        let inner = SqliteBackend::open(&dir.path().join("flowgate.db")).await.unwrap();
-        let faulty = Self::over(Arc::new(inner));
-        (TestStore::over(Arc::new(faulty.clone()), dir), faulty)
+    async fn store(db: Db) -> (TestStore, Self) {
+        let home = StoreHome::new(db).await;
+        let faulty = Self::over(home.open().await);
+        (TestStore::over(Arc::new(faulty.clone()), Some(home)), faulty)
     }
 
     /// A sound database, for now.
@@ -77,10 +84,9 @@ impl Faulty {
     }
 }
 
-#[tokio::test]
-async fn a_failed_group_commit_is_made_up_for_singly() {
+async fn a_failed_group_commit_is_made_up_for_singly(db: Db) {
     for fault in [Fault::Commit, Fault::Begin, Fault::Append] {
-        let (t, faulty) = Faulty::store().await;
+        let (t, faulty) = Faulty::store(db).await;
         t.declare("p", 2).await;
         let (one, two) = (t.new_with("p", |_| {}), t.new_with("p", |_| {}));
         let ids = [one.spec.id, two.spec.id];
@@ -98,10 +104,9 @@ async fn a_failed_group_commit_is_made_up_for_singly() {
     }
 }
 
-#[tokio::test]
-async fn an_operation_that_fails_alone_is_undone_and_says_so() {
+async fn an_operation_that_fails_alone_is_undone_and_says_so(db: Db) {
     for fault in [Fault::Commit, Fault::Begin, Fault::Append] {
-        let (t, faulty) = Faulty::store().await;
+        let (t, faulty) = Faulty::store(db).await;
         t.declare("p", 2).await;
         let id = t.submit_with("p", |_| {}).await;
         let (head, records) = (t.head().await, t.records(&[id]).await);
@@ -114,10 +119,9 @@ async fn an_operation_that_fails_alone_is_undone_and_says_so() {
     }
 }
 
-#[tokio::test]
-async fn an_operation_that_keeps_failing_fails_alone() {
+async fn an_operation_that_keeps_failing_fails_alone(db: Db) {
     for fault in [Fault::Insert, Fault::Panic] {
-        let (t, faulty) = Faulty::store().await;
+        let (t, faulty) = Faulty::store(db).await;
         t.declare("p", 2).await;
         let bad = t.new_with("p", |spec| spec.request_id = Some("again".to_owned()));
         let good = t.new_with("p", |_| {});

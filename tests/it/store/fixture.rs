@@ -12,10 +12,11 @@ use flowgate::domain::{
 };
 use flowgate::store::{
     Advanced, Backend, CancelAnswer, Claim, Claimed, EventQuery, ExpectedRevision, GateChange,
-    LimitChange, MemoryBackend, NewExecution, Payload, Settlement, SqliteBackend, Store, Submitted,
+    LimitChange, MemoryBackend, NewExecution, Payload, Settlement, Store, Submitted,
 };
 use flowgate::tasks::Tasks;
-use tempfile::TempDir;
+
+use crate::support::{Db, StoreHome};
 
 pub(crate) const LEASE: Duration = Duration::from_secs(30);
 pub(crate) const GRACE: Duration = Duration::from_secs(6);
@@ -26,6 +27,16 @@ pub(crate) const SECOND: Duration = Duration::from_secs(1);
 pub(crate) enum Kind {
     Memory,
     Sqlite,
+    Postgres,
+}
+
+impl From<Db> for Kind {
+    fn from(db: Db) -> Self {
+        match db {
+            Db::Sqlite => Self::Sqlite,
+            Db::Postgres => Self::Postgres,
+        }
+    }
 }
 
 pub(crate) struct TestStore {
@@ -34,39 +45,48 @@ pub(crate) struct TestStore {
     pub(crate) clock: Arc<ManualClock>,
     pub(crate) tasks: Tasks,
     pub(crate) worker: WorkerId,
-    dir: TempDir,
+    /// Nowhere, if it is in memory.
+    home: Option<StoreHome>,
 }
 
 impl TestStore {
-    pub(crate) async fn open(kind: Kind) -> Self {
-        let dir = TempDir::new().unwrap();
-        let backend: Arc<dyn Backend> = match kind {
-            Kind::Memory => Arc::new(MemoryBackend::default()),
-            Kind::Sqlite => Arc::new(SqliteBackend::open(&database(&dir)).await.unwrap()),
+    pub(crate) async fn open(kind: impl Into<Kind>) -> Self {
+        let home = match kind.into() {
+            Kind::Memory => return Self::over(Arc::new(MemoryBackend::default()), None),
+            Kind::Sqlite => StoreHome::new(Db::Sqlite).await,
+            Kind::Postgres => StoreHome::new(Db::Postgres).await,
         };
-        Self::over(backend, dir)
+        Self::over(home.open().await, Some(home))
     }
 
-    pub(crate) fn over(backend: Arc<dyn Backend>, dir: TempDir) -> Self {
+    pub(crate) fn over(backend: Arc<dyn Backend>, home: Option<StoreHome>) -> Self {
         let clock = Arc::new(ManualClock::at(Timestamp::from_micros(1_700_000_000_000_000)));
         let tasks = Tasks::default();
         let store = Store::start(Arc::clone(&backend), clock.clone(), &tasks);
-        Self { store, backend, clock, tasks, worker: WorkerId::new(), dir }
+        Self { store, backend, clock, tasks, worker: WorkerId::new(), home }
+    }
+
+    /// Where it is.
+    pub(crate) fn home(&self) -> &StoreHome {
+        self.home.as_ref().expect("the test has a store that is not in memory")
     }
 
     /// Where the SQLite file is.
     pub(crate) fn path(&self) -> PathBuf {
-        database(&self.dir)
+        match self.home() {
+            StoreHome::Sqlite { file, .. } => file.clone(),
+            StoreHome::Postgres(_) => panic!("it is not in a file"),
+        }
     }
 
     /// Closes the store and opens what it left on disk.
     pub(crate) async fn reopen(self) -> Self {
-        let Self { store, backend, clock, tasks, dir, .. } = self;
+        let Self { store, backend, clock, tasks, home, .. } = self;
         drop(store);
         tasks.ended().await;
         drop(backend);
-        let backend = Arc::new(SqliteBackend::open(&database(&dir)).await.unwrap());
-        let reopened = Self::over(backend, dir);
+        let home = home.expect("what is in memory is not left behind");
+        let reopened = Self::over(home.open().await, Some(home));
         reopened.clock.advance(clock.now().since(reopened.clock.now()));
         reopened
     }
@@ -250,10 +270,6 @@ fn assert_agree(record: &Record, execution: &Execution) {
     assert_eq!(record.owner, running.map(|attempt| attempt.worker), "owner of {}", record.id);
     assert_eq!(record.lease_expires_at.is_some(), running.is_some(), "lease of {}", record.id);
     assert_eq!(record.token.0, i64::from(attempts), "token of {}", record.id);
-}
-
-fn database(dir: &TempDir) -> PathBuf {
-    dir.path().join("flowgate.db")
 }
 
 pub(crate) fn name(text: &str) -> ProviderName {

@@ -1,5 +1,5 @@
-//! Whatever is asked of it, in whatever order and company, SQLite answers and logs what the plain
-//! memory model does.
+//! Whatever is asked of it, in whatever order and company, a database answers and logs what the
+//! plain memory model does.
 
 use std::collections::HashMap;
 use std::fmt::Debug;
@@ -23,6 +23,7 @@ use super::fixture::{
     GRACE, Kind, LEASE, SECOND, TestStore, cancelled, crashed, failed, failure, limit_change, name,
     retry, succeeded,
 };
+use crate::support::{Db, with_postgres};
 
 const PROVIDERS: [&str; 3] = ["a", "b", "c"];
 
@@ -30,16 +31,27 @@ static RUNTIME: LazyLock<Runtime> =
     LazyLock::new(|| Builder::new_current_thread().enable_all().build().unwrap());
 
 proptest! {
-    #![proptest_config(ProptestConfig {
-        cases: 96,
-        failure_persistence: None,
-        ..ProptestConfig::default()
-    })]
+    #![proptest_config(cases(96))]
 
     #[test]
     fn sqlite_does_what_the_model_does(steps in vec(step(), 1..40)) {
-        RUNTIME.block_on(run(steps));
+        RUNTIME.block_on(run(Db::Sqlite, steps));
     }
+}
+
+with_postgres! {
+    proptest! {
+        #![proptest_config(cases(48))]
+
+        #[test]
+        fn postgres_does_what_the_model_does(steps in vec(step(), 1..40)) {
+            RUNTIME.block_on(run(Db::Postgres, steps));
+        }
+    }
+}
+
+fn cases(cases: u32) -> ProptestConfig {
+    ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
 }
 
 /// Operations asked for at the same moment, then a moment passing.
@@ -160,12 +172,11 @@ enum Call {
     Plain(Op),
 }
 
-async fn run(steps: Vec<Step>) {
-    let (model, sqlite) =
-        (TestStore::open(Kind::Memory).await, TestStore::open(Kind::Sqlite).await);
+async fn run(db: Db, steps: Vec<Step>) {
+    let (model, store) = (TestStore::open(Kind::Memory).await, TestStore::open(db).await);
     let workers = [WorkerId::new(), WorkerId::new(), WorkerId::new()];
     let mut world = World::default();
-    for t in [&model, &sqlite] {
+    for t in [&model, &store] {
         t.declare("a", 2).await;
         t.declare("b", 1).await;
     }
@@ -173,16 +184,16 @@ async fn run(steps: Vec<Step>) {
         let calls: Vec<_> =
             step.together.iter().map(|op| world.call(op, &workers, &model)).collect();
         let expected = ask(&model, &calls).await;
-        let answers = ask(&sqlite, &calls).await;
+        let answers = ask(&store, &calls).await;
         assert_eq!(answers.said, expected.said, "{step:?}");
         world.leases.extend(expected.leases);
-        for t in [&model, &sqlite] {
+        for t in [&model, &store] {
             t.clock.advance(step.passing);
         }
     }
-    compare(&model, &sqlite, &world).await;
+    compare(&model, &store, &world).await;
     model.check().await;
-    sqlite.check().await;
+    store.check().await;
 }
 
 impl World {
@@ -306,24 +317,24 @@ fn said(answer: &impl Debug) -> String {
     format!("{answer:?}")
 }
 
-async fn compare(model: &TestStore, sqlite: &TestStore, world: &World) {
-    assert_eq!(sqlite.log().await, model.log().await);
+async fn compare(model: &TestStore, store: &TestStore, world: &World) {
+    assert_eq!(store.log().await, model.log().await);
     let ids = &world.executions;
-    assert_eq!(sqlite.records(ids).await, model.records(ids).await);
+    assert_eq!(store.records(ids).await, model.records(ids).await);
     let read = async |t: &TestStore| t.store.executions(ids, Payload::With).await.unwrap();
-    assert_eq!(read(sqlite).await, read(model).await);
-    assert_eq!(sqlite.store.providers().await.unwrap(), model.store.providers().await.unwrap());
+    assert_eq!(read(store).await, read(model).await);
+    assert_eq!(store.store.providers().await.unwrap(), model.store.providers().await.unwrap());
     let totals = async |t: &TestStore| {
         let totals = t.store.totals().await.unwrap();
         (totals.submitted, totals.pending, totals.running, totals.succeeded, totals.failed)
     };
-    assert_eq!(totals(sqlite).await, totals(model).await);
+    assert_eq!(totals(store).await, totals(model).await);
     let query = ListQuery { limit: 1_000, ..ListQuery::default() };
     let list = async |t: &TestStore| t.store.list(&query).await.unwrap();
-    assert_eq!(list(sqlite).await, list(model).await);
+    assert_eq!(list(store).await, list(model).await);
     for execution in ids.iter().take(3) {
         let query = EventQuery { after: 2, execution: Some(*execution), output: false, limit: 50 };
         let events = async |t: &TestStore| t.store.events(&query).await.unwrap();
-        assert_eq!(events(sqlite).await, events(model).await);
+        assert_eq!(events(store).await, events(model).await);
     }
 }

@@ -4,24 +4,32 @@ use std::fmt::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
+use super::Db;
+
 /// The configuration of a [`TestServer`](super::TestServer), built in one expression:
 ///
 /// ```ignore
-/// let config = Config::new().simulated("sim", 3).module("hello", "#!/bin/sh\necho hello").lease("2s");
+/// let config = Config::on(db).simulated("sim", 3).module("hello", "#!/bin/sh\necho hello").lease("2s");
 /// ```
 ///
 /// `process` is configured, with a folder of its own, as soon as there is a module.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(crate) struct Config {
+    pub(super) db: Db,
     toml: String,
     modules: Option<Vec<(String, String)>>,
     pub(super) env: Vec<(String, String)>,
 }
 
 impl Config {
-    /// Nothing but the defaults.
+    /// Nothing but the defaults, on SQLite: for what has little to do with the store.
     pub(crate) fn new() -> Self {
-        Self::default()
+        Self::on(Db::Sqlite)
+    }
+
+    /// Nothing but the defaults, on a new store of this database.
+    pub(crate) fn on(db: Db) -> Self {
+        Self { db, toml: String::new(), modules: None, env: Vec::new() }
     }
 
     /// A simulated provider and its declared limit.

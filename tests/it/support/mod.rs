@@ -2,12 +2,13 @@
 //! and what to wait for.
 //!
 //! ```ignore
-//! let server = TestServer::start(Config::new().simulated("sim", 1)).await;
+//! let server = TestServer::start(Config::on(db).simulated("sim", 1)).await;
 //! let execution = server.submit(submit("sim", json!({ "duration_ms": 20 }))).await;
 //! assert_eq!(server.ended(&execution.id).await.state(), ExecutionState::Succeeded);
 //! ```
 
 mod config;
+mod db;
 pub(crate) mod postgres;
 mod server;
 pub(crate) mod tools;
@@ -19,6 +20,7 @@ use prost_types::value::Kind;
 use prost_types::{ListValue, Struct, Value};
 
 pub(crate) use config::Config;
+pub(crate) use db::{Db, StoreHome, on_both, on_postgres, with_postgres};
 pub(crate) use server::TestServer;
 
 /// How long [`eventually`] waits.

@@ -1,10 +1,11 @@
-//! A real server: the binary of this build in a process of its own, on free ports and a store in
-//! a folder of its own. Dropping it kills the process and removes the folder; after a failed test
-//! the folder stays and its place is printed.
+//! A real server: the binary of this build in a process of its own, on free ports, with a store
+//! and a folder of its own. Dropping it kills the process and removes the
+//! folder; after a failed test the folder stays and its place is printed.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use flowgate::pb::execution_service_client::ExecutionServiceClient;
@@ -14,6 +15,7 @@ use flowgate::pb::{
     Execution, GetExecutionRequest, GetStatusRequest, GetStatusResponse, SubmitExecutionRequest,
     WatchExecutionRequest, WatchExecutionResponse, watch_execution_response::Event,
 };
+use flowgate::store::Backend;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -22,7 +24,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
-use super::{Config, eventually, is_terminal};
+use super::{Config, StoreHome, eventually, is_terminal};
 
 /// A start takes a fraction of a second; a loaded machine gets more.
 const START_DEADLINE: Duration = Duration::from_secs(30);
@@ -35,6 +37,7 @@ const MESSAGE_BYTES: usize = 64 * 1024 * 1024;
 pub(crate) struct TestServer {
     config: Config,
     dir: TempDir,
+    store: StoreHome,
     /// How many times a process was started; names its log files.
     boots: u32,
     process: Process,
@@ -51,20 +54,24 @@ struct Process {
 impl TestServer {
     /// Starts a server on a new store and waits until it takes work.
     pub(crate) async fn start(config: Config) -> Self {
-        let dir = tempfile::Builder::new()
-            .prefix("server-")
-            .tempdir_in(env!("CARGO_TARGET_TMPDIR"))
-            .expect("cargo makes this folder");
+        let dir = folder();
+        let store = StoreHome::within(dir.path(), config.db).await;
+        Self::start_on(store, dir, config).await
+    }
+
+    /// Starts a server on a store that is there already.
+    async fn start_on(store: StoreHome, dir: TempDir, config: Config) -> Self {
         config.write(dir.path());
-        let process = Process::start(&config, dir.path(), 1).await;
-        Self { config, dir, boots: 1, process }
+        let process = Process::start(&config, dir.path(), &store, 1).await;
+        Self { config, dir, store, boots: 1, process }
     }
 
     /// Ends the process if it still runs, and starts another on the same store and new ports.
     pub(crate) async fn restart(&mut self) {
         self.kill9();
         self.boots += 1;
-        self.process = Process::start(&self.config, self.dir.path(), self.boots).await;
+        let dir = self.dir.path();
+        self.process = Process::start(&self.config, dir, &self.store, self.boots).await;
     }
 
     /// Kills the process without a warning, and waits until it is gone.
@@ -74,8 +81,12 @@ impl TestServer {
 
     /// Asks the process to shut down.
     pub(crate) fn sigterm(&self) {
+        self.signal(Signal::TERM);
+    }
+
+    fn signal(&self, signal: Signal) {
         let pid = Pid::from_child(&self.process.child);
-        kill_process(pid, Signal::TERM).expect("the process is a child that was not waited for");
+        kill_process(pid, signal).expect("the process is a child that was not waited for");
     }
 
     /// Waits until the process has ended by itself, or panics.
@@ -130,14 +141,19 @@ impl TestServer {
         kib * 1024
     }
 
-    /// The server's own folder, in which `flowgate.toml`, the store and `modules` lie.
+    /// The server's own folder, in which `flowgate.toml`, `modules` and a store that is a file lie.
     pub(crate) fn dir(&self) -> &Path {
         self.dir.path()
     }
 
     /// The store, as `--store` takes it.
     pub(crate) fn store_url(&self) -> String {
-        store_url(self.dir())
+        self.store.url()
+    }
+
+    /// The store, to be looked at past the server.
+    pub(crate) async fn open_store_beside(&self) -> Arc<dyn Backend> {
+        self.store.open_beside().await
     }
 
     /// Everything the server wrote to stderr since its first start.
@@ -239,9 +255,9 @@ impl Drop for TestServer {
 }
 
 impl Process {
-    async fn start(config: &Config, dir: &Path, boot: u32) -> Self {
+    async fn start(config: &Config, dir: &Path, store: &StoreHome, boot: u32) -> Self {
         let stdout = log_file(dir, boot, "stdout");
-        let child = command(config, dir)
+        let child = command(config, dir, &store.url())
             .stdout(File::create(&stdout).unwrap())
             .stderr(File::create(log_file(dir, boot, "stderr")).unwrap())
             .spawn()
@@ -303,18 +319,19 @@ impl Drop for Process {
     }
 }
 
-fn command(config: &Config, dir: &Path) -> Command {
+fn command(config: &Config, dir: &Path, store_url: &str) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_flowgate"));
     // What is set where the tests run is not meant for this server.
     for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("FLOWGATE_") {
+        let name_text = name.to_string_lossy();
+        if name_text.starts_with("FLOWGATE_") || name_text.starts_with("PG") {
             command.env_remove(name);
         }
     }
     command
         .current_dir(dir)
         .args(["serve", "--grpc-addr", "127.0.0.1:0", "--http-addr", "127.0.0.1:0"])
-        .args(["--store", &store_url(dir)])
+        .args(["--store", store_url])
         .arg("--config")
         .arg(dir.join("flowgate.toml"))
         .envs(config.env.iter().map(|(name, value)| (name, value)))
@@ -322,8 +339,10 @@ fn command(config: &Config, dir: &Path) -> Command {
     command
 }
 
-fn store_url(dir: &Path) -> String {
-    format!("sqlite://{}", dir.join("flowgate.db").display())
+fn folder() -> TempDir {
+    let mut builder = tempfile::Builder::new();
+    let dir = builder.prefix("server-").tempdir_in(env!("CARGO_TARGET_TMPDIR"));
+    dir.expect("cargo makes this folder")
 }
 
 fn log_file(dir: &Path, boot: u32, stream: &str) -> PathBuf {

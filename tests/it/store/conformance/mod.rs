@@ -37,6 +37,9 @@ macro_rules! conformance {
     ($($cases:tt)+) => {
         run_on!(memory, Kind::Memory, $($cases)+);
         run_on!(sqlite, Kind::Sqlite, $($cases)+);
+        crate::support::with_postgres! {
+            run_on!(postgres, Kind::Postgres, $($cases)+);
+        }
     };
 }
 
