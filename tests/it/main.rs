@@ -15,6 +15,7 @@ mod large;
 mod limits;
 mod modules;
 mod process_provider;
+mod replicas;
 mod retry;
 mod server;
 mod shutdown;

@@ -1,5 +1,5 @@
 //! A real server: the binary of this build in a process of its own, on free ports, with a store
-//! and a folder of its own. Dropping it kills the process and removes the
+//! and a folder of its own; or several on one store. Dropping it kills the process and removes the
 //! folder; after a failed test the folder stays and its place is printed.
 
 use std::fs::File;
@@ -24,6 +24,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
+use super::postgres::Cluster;
 use super::{Config, StoreHome, eventually, is_terminal};
 
 /// A start takes a fraction of a second; a loaded machine gets more.
@@ -66,6 +67,26 @@ impl TestServer {
         Self { config, dir, store, boots: 1, process }
     }
 
+    /// Starts a replica: another server on the same store, with this configuration.
+    pub(crate) async fn start_beside(&self, config: Config) -> Self {
+        Self::start_on(self.store.clone(), folder(), config).await
+    }
+
+    /// Starts a server in the cluster of one's own, which can be stopped under it.
+    pub(crate) async fn start_in(cluster: &Arc<Cluster>, config: Config) -> Self {
+        let store = StoreHome::Postgres(Arc::new(cluster.database().await));
+        Self::start_on(store, folder(), config).await
+    }
+
+    /// Starts equal replicas on one new store.
+    pub(crate) async fn replicas(config: Config, count: usize) -> Vec<Self> {
+        let mut replicas = vec![Self::start(config.clone()).await];
+        while replicas.len() < count {
+            replicas.push(replicas[0].start_beside(config.clone()).await);
+        }
+        replicas
+    }
+
     /// Ends the process if it still runs, and starts another on the same store and new ports.
     pub(crate) async fn restart(&mut self) {
         self.kill9();
@@ -82,6 +103,16 @@ impl TestServer {
     /// Asks the process to shut down.
     pub(crate) fn sigterm(&self) {
         self.signal(Signal::TERM);
+    }
+
+    /// Freezes the process, as a machine that is moved or out of memory does.
+    pub(crate) fn sigstop(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// Lets a frozen process go on.
+    pub(crate) fn sigcont(&self) {
+        self.signal(Signal::CONT);
     }
 
     fn signal(&self, signal: Signal) {
