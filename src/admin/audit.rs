@@ -6,7 +6,6 @@
 //! from one snapshot, in which they must agree exactly.
 
 use std::io::Write as _;
-use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Args;
@@ -15,7 +14,8 @@ use super::report::without_content;
 use super::{Checker, Finding, Report, Rule, Violation};
 use crate::domain::Event;
 use crate::store::{
-    Backend, BackendError, EventQuery, Head, Snapshot, Snapshots, SqliteBackend, with_sources,
+    Backend, BackendError, EventQuery, Head, PostgresBackend, PostgresOptions, Snapshot, Snapshots,
+    SqliteBackend, StoreUrl, with_sources,
 };
 
 /// How much is read at once.
@@ -28,7 +28,7 @@ const AROUND: usize = 8;
 /// The options of `flowgate audit`.
 #[derive(Debug, Args)]
 pub struct AuditArgs {
-    /// The store to check: sqlite://PATH
+    /// The store to check: sqlite://PATH or postgres://…
     #[arg(
         long,
         env = "FLOWGATE_STORE",
@@ -51,7 +51,7 @@ pub enum ReportFormat {
 #[derive(Debug, thiserror::Error)]
 pub enum AuditError {
     /// Its URL names no kind of store that can be read.
-    #[error("cannot audit {0}: a store is sqlite://PATH")]
+    #[error("the store {0}")]
     UnknownStore(String),
     /// It could not be read.
     #[error("cannot read the store")]
@@ -85,12 +85,13 @@ pub async fn run(args: AuditArgs, format: ReportFormat) -> ExitCode {
 
 /// Checks the store at this URL.
 pub async fn audit(store: &str) -> Result<Report, AuditError> {
-    let path = store
-        .strip_prefix("sqlite://")
-        .filter(|path| !path.is_empty())
-        .ok_or_else(|| AuditError::UnknownStore(store.to_owned()))?;
-    let backend = SqliteBackend::open_beside(Path::new(path)).await?;
-    check(&backend).await
+    match store.parse().map_err(AuditError::UnknownStore)? {
+        StoreUrl::Sqlite(path) => check(&SqliteBackend::open_beside(&path).await?).await,
+        StoreUrl::Postgres(url) => {
+            let options = PostgresOptions::new(url);
+            check(&PostgresBackend::open_beside(&options).await?).await
+        }
+    }
 }
 
 /// Checks a store that is open for reading.

@@ -9,10 +9,14 @@ use serde::Serialize;
 /// the file.
 #[derive(Debug, Clone, Default, clap::Args, Serialize)]
 pub struct ServeFlags {
-    /// Where executions are kept: sqlite://PATH [env: FLOWGATE_STORE] [default: sqlite://flowgate.db]
+    /// Where executions are kept: sqlite://PATH or postgres://… [env: FLOWGATE_STORE] [default: sqlite://flowgate.db]
     #[arg(long, value_name = "URL")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub store: Option<String>,
+    /// Where to LISTEN if the store is behind a pooler, or off [env: FLOWGATE_LISTEN_URL] [default: the store]
+    #[arg(long, value_name = "URL")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub listen_url: Option<String>,
     /// Where gRPC is served [env: FLOWGATE_GRPC_ADDR] [default: 127.0.0.1:50051]
     #[arg(long, value_name = "ADDR")]
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -3,6 +3,7 @@
 /// Keys at the top of the file, besides the table `providers`.
 pub(super) const TOP: &[&str] = &[
     "store",
+    "listen_url",
     "grpc_addr",
     "http_addr",
     "lease",

@@ -14,6 +14,7 @@ use crate::domain::ProviderName;
 /// Variables and the keys they set.
 const VARIABLES: &[(&str, &str)] = &[
     ("FLOWGATE_STORE", "store"),
+    ("FLOWGATE_LISTEN_URL", "listen_url"),
     ("FLOWGATE_GRPC_ADDR", "grpc_addr"),
     ("FLOWGATE_HTTP_ADDR", "http_addr"),
     ("FLOWGATE_LEASE", "lease"),

@@ -16,10 +16,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::engine::ConfiguredProvider;
+use crate::store::{Listen, StoreUrl};
 use crate::telemetry::LogSettings;
 
 pub use flags::ServeFlags;
-pub use values::StoreUrl;
 
 use layers::Layers;
 
@@ -28,6 +28,8 @@ use layers::Layers;
 pub struct Settings {
     /// Where executions are kept.
     pub store: StoreUrl,
+    /// Where to hear of other replicas; for PostgreSQL only.
+    pub listen: Listen,
     /// Where gRPC is served, `HOST:PORT`; port 0 takes a free one.
     pub grpc_addr: String,
     /// Where probes are served over HTTP, `HOST:PORT`; port 0 takes a free one.
@@ -114,6 +116,7 @@ pub fn load(
     };
     Ok(Settings {
         store: reader.get("store", values::store)?.unwrap_or_default(),
+        listen: reader.get("listen_url", values::listen)?.unwrap_or(Listen::Direct),
         grpc_addr: address("grpc_addr", "127.0.0.1:50051")?,
         http_addr: address("http_addr", "127.0.0.1:8080")?,
         lease: duration("lease", Duration::from_secs(1), Duration::from_secs(30))?,

@@ -292,13 +292,17 @@ fn a_file_that_is_not_toml_is_refused_with_the_line() {
 }
 
 #[test]
-fn a_store_this_build_lacks_is_refused_without_repeating_its_password() {
-    let start = Start::new().variable("FLOWGATE_STORE", "postgres://me:hunter2@db/flowgate");
-    let refusal = start.refusal();
+fn a_store_is_named_by_its_url_and_shown_without_its_password() {
+    let url = "postgres://me:hunter2@db:5432/flowgate?sslpassword=hunter3";
+    let settings = Start::new().variable("FLOWGATE_STORE", url).settings();
+    assert_eq!(settings.store, StoreUrl::Postgres(url.to_owned()));
+    assert_eq!(settings.store.to_string(), "postgres://db:5432/flowgate");
+    assert!(!format!("{:?}", settings.store).contains("hunter"));
+    let refusal = Start::new().variable("FLOWGATE_STORE", "mysql://me:hunter2@db/x").refusal();
     assert_eq!(
         refusal,
-        "store, set by FLOWGATE_STORE, asks for PostgreSQL, but this build has the SQLite store \
-         only (sqlite://PATH)"
+        "store, set by FLOWGATE_STORE, must have the form sqlite://PATH or \
+         postgres://USER@HOST/DATABASE"
     );
     for bad in ["sqlite://", "sqlite://:memory:", "flowgate.db", "mysql://x", "sqlite://a?mode=ro"]
     {

@@ -1,62 +1,25 @@
 //! What single settings may hold. Each check says what is wrong as the end of a sentence that
 //! begins with the key.
 
-use std::fmt;
-use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::store::{Listen, StoreUrl};
 use crate::telemetry::{LogFilter, LogFormat};
 
 /// The longest time any setting may name: 365 days, as for timeouts in the API.
 const MAX_DURATION: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
-/// Where executions are kept.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum StoreUrl {
-    /// The embedded database, in this file.
-    Sqlite(PathBuf),
-}
-
-impl Default for StoreUrl {
-    fn default() -> Self {
-        Self::Sqlite("flowgate.db".into())
-    }
-}
-
-impl fmt::Display for StoreUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Sqlite(path) => write!(f, "sqlite://{}", path.display()),
-        }
-    }
-}
-
-impl std::str::FromStr for StoreUrl {
-    type Err = String;
-
-    /// The error does not repeat the text: a database's URL may hold a password.
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text.split_once("://") {
-            Some(("sqlite", "")) => Err("must name a file, as in sqlite://flowgate.db".to_owned()),
-            Some(("sqlite", path)) if path.contains(":memory:") => {
-                Err("must name a file: nothing in memory outlives the server".to_owned())
-            }
-            Some(("sqlite", path)) if path.contains('?') => {
-                Err("must end with the file's name: it takes no parameters".to_owned())
-            }
-            Some(("sqlite", path)) => Ok(Self::Sqlite(path.into())),
-            Some(("postgres" | "postgresql", _)) => {
-                Err("asks for PostgreSQL, but this build has the SQLite store only (sqlite://PATH)"
-                    .to_owned())
-            }
-            Some(_) | None => Err("must have the form sqlite://PATH".to_owned()),
-        }
-    }
-}
-
 #[expect(clippy::needless_pass_by_value, reason = "checks take what was read")]
 pub(super) fn store(text: String) -> Result<StoreUrl, String> {
     text.parse()
+}
+
+pub(super) fn listen(text: String) -> Result<Listen, String> {
+    match text.split_once("://") {
+        None if text == "off" => Ok(Listen::Never),
+        Some(("postgres" | "postgresql", rest)) if !rest.is_empty() => Ok(Listen::At(text)),
+        _ => Err("must have the form postgres://USER@HOST/DATABASE, or be off".to_owned()),
+    }
 }
 
 pub(super) fn address(text: String) -> Result<String, String> {

@@ -1,9 +1,10 @@
 //! The attempts that run in this process right now, and the means to stop each of them.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
 use std::sync::PoisonError;
+use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -13,6 +14,8 @@ use crate::providers::{StopReason, Stopper};
 
 /// The most early cancellations that are remembered; beyond that the next renewal tells.
 const MAX_EARLY: usize = 10_000;
+/// How long after its claim an attempt may start at the latest for them to count.
+const EARLY: Duration = Duration::from_secs(10);
 
 /// Every attempt running here.
 #[derive(Debug)]
@@ -24,8 +27,9 @@ pub(super) struct Active {
 #[derive(Debug, Default)]
 struct State {
     attempts: HashMap<ExecutionId, ActiveAttempt>,
-    /// Cancellations heard of between the commit of a claim and the start of its attempt.
-    early: HashSet<ExecutionId>,
+    /// Cancellations heard of between the commit of a claim and the start of its attempt, and when. Most
+    /// are of executions that run elsewhere.
+    early: HashMap<ExecutionId, Instant>,
 }
 
 /// One attempt, as its keepers see it.
@@ -47,7 +51,7 @@ impl Active {
     /// Adds an attempt; stops it at once if it was cancelled since its claim.
     pub(super) fn insert(&self, attempt: ActiveAttempt) {
         let mut state = self.state();
-        if state.early.remove(&attempt.lease.id) {
+        if state.early.remove(&attempt.lease.id).is_some() {
             attempt.stopper.stop(StopReason::Cancelled);
         }
         state.attempts.insert(attempt.lease.id, attempt);
@@ -69,10 +73,14 @@ impl Active {
         let mut state = self.state();
         match state.attempts.get(&id) {
             Some(attempt) => attempt.stopper.stop(StopReason::Cancelled),
-            None if state.early.len() < MAX_EARLY => {
-                state.early.insert(id);
+            None => {
+                if state.early.len() >= MAX_EARLY {
+                    state.early.retain(|_, heard| heard.elapsed() < EARLY);
+                }
+                if state.early.len() < MAX_EARLY {
+                    state.early.insert(id, Instant::now());
+                }
             }
-            None => {}
         }
     }
 

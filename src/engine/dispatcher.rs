@@ -16,8 +16,8 @@ use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 use tokio::time::Instant;
 
 use super::{Engine, Inner};
-use crate::domain::{Change, Event, ProviderName, Timestamp, Wait};
-use crate::store::{Claim, ClaimReport, Commit, Result};
+use crate::domain::{Change, ProviderName, Timestamp, Wait};
+use crate::store::{Claim, ClaimReport, Commit, Notice, Result};
 
 /// How long to wait after the store failed, growing up to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -203,20 +203,24 @@ impl Engine {
     }
 
     fn note(&self, commit: &Commit, agenda: &mut Agenda) {
-        for event in &commit.events {
-            if self.frees_or_fills(event)
-                && !agenda.claim.contains(&event.provider)
-                && self.0.providers.contains_key(&event.provider)
+        if commit.entries.is_empty() {
+            agenda.poll = Instant::now();
+        }
+        for entry in &commit.entries {
+            if self.frees_or_fills(entry)
+                && !agenda.claim.contains(&entry.provider)
+                && self.0.providers.contains_key(&entry.provider)
             {
-                agenda.claim.insert(event.provider.clone());
+                agenda.claim.insert(entry.provider.clone());
             }
         }
     }
 
-    /// Whether a claim at the event's provider may get more than before; sets the alarm for what
+    /// Whether a claim at the entry's provider may get more than before; sets the alarm for what
     /// will be due later.
-    fn frees_or_fills(&self, event: &Event) -> bool {
-        match &event.change {
+    fn frees_or_fills(&self, entry: &Notice) -> bool {
+        let Some(change) = &entry.change else { return false };
+        match change {
             Change::Submitted { wait } | Change::WaitChanged { wait } => match wait {
                 Wait::None => true,
                 // Those wait for room, and whoever frees it is heard of.

@@ -1,4 +1,4 @@
-//! The hub: turns the feed of commits into wake-ups for whoever waits for them.
+//! The hub: turns the feed of commits, of this replica and of others, into wake-ups for whoever waits for them.
 //!
 //! What must stay true: a wake-up is a hint and carries no data. Each waiter holds one number, the
 //! newest revision that concerns it, so a frozen one costs nothing and delays nobody; when the hub
@@ -67,51 +67,66 @@ impl Hub {
 
     async fn read_gates(&self, store: &Store) -> Result<()> {
         let rows = store.providers().await?;
-        let gates = rows.into_iter().map(|row| {
+        for row in rows {
             let gate = Gate { pause: row.record.pause, revision: row.record.gate_revision };
-            (row.record.name, gate)
-        });
-        lock(&self.gates).extend(gates);
+            self.note_gate(row.record.name, gate);
+        }
         Ok(())
     }
 
     fn note(&self, commit: &Commit) {
-        for event in &commit.events {
-            let pause = match &event.change {
-                Change::Paused { reason, until } => {
+        for entry in &commit.entries {
+            let pause = match &entry.change {
+                Some(Change::Paused { reason, until }) => {
                     Some(Pause { reason: reason.clone(), until: *until })
                 }
-                Change::Resumed { .. } => None,
+                Some(Change::Resumed { .. }) => None,
                 _ => continue,
             };
-            let gate = Gate { pause, revision: event.revision };
-            lock(&self.gates).insert(event.provider.clone(), gate);
+            self.note_gate(entry.provider.clone(), Gate { pause, revision: entry.revision });
         }
         let watched = lock(&self.watched);
-        for event in &commit.events {
-            match event.execution {
+        for entry in &commit.entries {
+            match entry.execution {
                 Some(id) => {
-                    if let Some(entry) = watched.get(&id) {
-                        entry.newest.send_replace(event.revision);
+                    if let Some(watch) = watched.get(&id) {
+                        watch.newest.send_replace(entry.revision);
                     }
                 }
-                None if event.change.is_gate() => {
-                    for entry in watched.values().filter(|w| w.provider == event.provider) {
-                        entry.newest.send_replace(event.revision);
+                None if entry.change.as_ref().is_some_and(Change::is_gate) => {
+                    for watch in watched.values().filter(|w| w.provider == entry.provider) {
+                        watch.newest.send_replace(entry.revision);
                     }
                 }
                 None => {}
             }
         }
         drop(watched);
-        self.head.send_replace(commit.revision());
+        self.note_head(commit.newest);
+    }
+
+    /// Commits of other replicas may be heard of late.
+    fn note_gate(&self, provider: ProviderName, gate: Gate) {
+        let mut gates = lock(&self.gates);
+        let known = gates.entry(provider).or_default();
+        if known.revision < gate.revision {
+            *known = gate;
+        }
+    }
+
+    fn note_head(&self, revision: i64) {
+        self.head.send_if_modified(|head| {
+            let newer = revision > *head;
+            *head = revision.max(*head);
+            newer
+        });
     }
 
     fn wake_everybody(&self, head: i64) {
         for entry in lock(&self.watched).values() {
             entry.newest.send_replace(head);
         }
-        self.head.send_replace(head);
+        self.note_head(head);
     }
 }
 
@@ -134,6 +149,8 @@ impl Engine {
         let mut feed = hub.feed.lock().await;
         loop {
             match feed.recv().await {
+                // So much happened that only looking tells.
+                Ok(commit) if commit.entries.is_empty() => self.resync().await,
                 Ok(commit) => {
                     self.hear_cancellations(&commit);
                     hub.note(&commit);
@@ -150,9 +167,9 @@ impl Engine {
 
     /// Tells attempts that run here of their cancellation, without waiting for the next renewal.
     fn hear_cancellations(&self, commit: &Commit) {
-        for event in &commit.events {
-            let Some(id) = event.execution else { continue };
-            match &event.change {
+        for entry in &commit.entries {
+            let (Some(id), Some(change)) = (entry.execution, &entry.change) else { continue };
+            match change {
                 Change::CancelRequested { .. } => self.0.active.cancel(id),
                 Change::Finished { ended, .. } => {
                     self.0.active.forget(id);
@@ -176,6 +193,8 @@ impl Engine {
         if let Err(error) = hub.read_gates(store).await {
             tracing::warn!(%error, "cannot read the providers' gates");
         }
+        // Cancellations that were not heard of are told with the renewals.
+        self.renew_all().await;
     }
 }
 

@@ -29,7 +29,7 @@ impl Engine {
     }
 
     /// Renews everything; `false` if the store could not be asked.
-    async fn renew_all(&self) -> bool {
+    pub(super) async fn renew_all(&self) -> bool {
         let Inner { store, settings, active, .. } = &*self.0;
         let leases = active.leases();
         let mut asked = true;

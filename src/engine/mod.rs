@@ -31,7 +31,7 @@ use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 
-use crate::domain::{Clock, ProviderName, Timestamp, WorkerId};
+use crate::domain::{ProviderName, Timestamp, WorkerId};
 use crate::providers::StopReason;
 use crate::store::{Result, Store};
 use crate::tasks::Tasks;
@@ -59,8 +59,6 @@ pub struct EngineSettings {
     pub poll_interval: Duration,
     /// What can do work here, and how much of it at a time.
     pub providers: Vec<ConfiguredProvider>,
-    /// Where the present comes from.
-    pub clock: Arc<dyn Clock>,
     /// The name of this machine.
     pub host: String,
     /// The version of this program.
@@ -133,7 +131,7 @@ impl Engine {
         let engine = Self(Arc::new(Inner {
             providers,
             worker,
-            started_at: settings.clock.now(),
+            started_at: store.now(),
             epoch: store.head().await?.epoch,
             hub,
             active: Active::default(),
@@ -168,9 +166,9 @@ impl Engine {
         &self.0.epoch
     }
 
-    /// The present.
+    /// The present on the store's clock.
     pub fn now(&self) -> Timestamp {
-        self.0.settings.clock.now()
+        self.0.store.now()
     }
 
     /// This worker.

@@ -10,7 +10,6 @@ mod open_files;
 
 use std::io::Write;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,11 +18,14 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tonic_health::ServingStatus;
 
-use crate::config::{Settings, StoreUrl};
-use crate::domain::{Clock, SystemClock};
+use crate::config::Settings;
+use crate::domain::SystemClock;
 use crate::engine::{Engine, EngineSettings};
 use crate::shutdown::{Deadlines, Shutdown};
-use crate::store::{Backend, BackendError, SqliteBackend, Store, StoreError};
+use crate::store::{
+    Backend, BackendError, ClockSource, PostgresBackend, PostgresOptions, SqliteBackend, Store,
+    StoreError, StoreUrl,
+};
 use crate::tasks::Tasks;
 use crate::{api, http, telemetry};
 use grpc::Health;
@@ -48,7 +50,7 @@ pub enum ServeError {
     #[error("cannot open the store {store}")]
     Open {
         /// Which.
-        store: PathBuf,
+        store: StoreUrl,
         /// Why.
         #[source]
         source: BackendError,
@@ -121,19 +123,17 @@ impl Server {
         shutdown: Shutdown,
         tasks: Tasks,
     ) -> Result<Self, ServeError> {
-        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        let backend = open(&settings.store).await?;
+        let backend = open(&settings).await?;
         let grpc_port = Port::bind(settings.grpc_addr, "gRPC").await?;
         let http_port = Port::bind(settings.http_addr, "HTTP").await?;
 
-        let store = Store::start(backend, Arc::clone(&clock), &tasks);
+        let store = Store::start(backend, Arc::new(SystemClock), &tasks);
         let engine_settings = EngineSettings {
             lease: settings.lease,
             poll_interval: settings.poll_interval,
             providers: settings.providers.clone(),
             host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
             version: VERSION.to_owned(),
-            clock,
         };
         let engine = Engine::start(store.clone(), engine_settings, &tasks)
             .await
@@ -238,15 +238,21 @@ impl Server {
     }
 }
 
-async fn open(store: &StoreUrl) -> Result<Arc<dyn Backend>, ServeError> {
-    match store {
-        StoreUrl::Sqlite(path) => {
-            let backend = SqliteBackend::open(path).await;
-            let backend =
-                backend.map_err(|source| ServeError::Open { store: path.clone(), source })?;
-            Ok(Arc::new(backend))
+async fn open(settings: &Settings) -> Result<Arc<dyn Backend>, ServeError> {
+    let opened: Result<Arc<dyn Backend>, _> = match &settings.store {
+        StoreUrl::Sqlite(path) => SqliteBackend::open(path).await.map(|it| Arc::new(it) as _),
+        StoreUrl::Postgres(url) => {
+            let options = PostgresOptions {
+                url: url.clone(),
+                listen: settings.listen.clone(),
+                lease: settings.lease,
+                poll_interval: settings.poll_interval,
+                clock: ClockSource::Database,
+            };
+            PostgresBackend::open(&options).await.map(|it| Arc::new(it) as _)
         }
-    }
+    };
+    opened.map_err(|source| ServeError::Open { store: settings.store.clone(), source })
 }
 
 #[cfg(test)]

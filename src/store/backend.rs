@@ -19,7 +19,7 @@ type Result<T> = std::result::Result<T, BackendError>;
 pub trait Backend: Send + Sync + 'static {
     /// Begins a transaction that sees every earlier commit and that no other writer overlaps in
     /// what it locks. Dropping it without a commit undoes it.
-    async fn begin(&self) -> Result<Box<dyn Transaction>>;
+    async fn begin(&self, lane: Lane) -> Result<Box<dyn Transaction>>;
 
     /// Leaves everything in good order on disk; the last call.
     async fn close(&self) -> Result<()>;
@@ -32,6 +32,12 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Entries of the log in revision order.
     async fn events(&self, query: &EventQuery) -> Result<Vec<Event>>;
+
+    /// What the log says of the changes after `after`, without pieces of output.
+    async fn notices(&self, after: i64, limit: u32) -> Result<Vec<Notice>> {
+        let query = EventQuery { after, execution: None, output: true, limit };
+        Ok(self.events(&query).await?.into_iter().map(Notice::from).collect())
+    }
 
     /// The newest entry at or before `revision` that opened or closed the provider's gate.
     async fn gate_at(&self, provider: &ProviderName, revision: i64) -> Result<Option<Event>>;
@@ -48,8 +54,35 @@ pub trait Backend: Send + Sync + 'static {
     /// Every worker known, newest first.
     async fn workers(&self) -> Result<Vec<WorkerRow>>;
 
+    /// How replicas that share the database wake each other; `None` if one has it to itself.
+    fn bell(&self) -> Option<Arc<dyn Bell>> {
+        None
+    }
+
     /// Which database this is.
     fn kind(&self) -> StoreKind;
+}
+
+/// How replicas that share a database wake each other. A ring is a hint: it may come late or never, and
+/// says nothing but that there may be something new in the log.
+#[async_trait]
+pub trait Bell: Send + Sync {
+    /// Wakes the others.
+    async fn ring(&self) -> Result<()>;
+
+    /// Waits until another rang, or until a ring may have been lost.
+    async fn heard(&self);
+}
+
+/// Ways into a database that do not wait for each other, where it has room for several writers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lane {
+    /// Keeps what is held: waits for nothing but the rows it renews.
+    Leases,
+    /// Changes executions and providers.
+    Changes,
+    /// Claims: waits for other replicas that claim of the same provider.
+    Claims,
 }
 
 /// A database that can be read as it stood at one moment, to be checked as a whole.
@@ -91,6 +124,12 @@ pub trait Transaction: Send {
 
     /// Locks and reads these providers, those that exist, in order of their names.
     async fn lock_providers(&mut self, names: &[ProviderName]) -> Result<Vec<ProviderRecord>>;
+
+    /// Locks and reads those of these providers that a claim may get something of, in order of their
+    /// names. May leave out, without waiting for it, one that had nothing to give a moment ago.
+    async fn lock_claimable(&mut self, names: &[ProviderName]) -> Result<Vec<ProviderRecord>> {
+        self.lock_providers(names).await
+    }
 
     /// Locks and reads every provider whose pause ends by `now`.
     async fn pauses_over(&mut self, now: Timestamp) -> Result<Vec<ProviderRecord>>;
@@ -157,6 +196,27 @@ pub struct Logged {
     pub execution: Option<ExecutionId>,
     /// What changed.
     pub change: Change,
+}
+
+/// An entry of the log as those hear of it who need not know what was put out.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Notice {
+    /// Position in the log.
+    pub revision: i64,
+    /// The provider concerned.
+    pub provider: ProviderName,
+    /// The execution that changed; `None` if the provider itself did.
+    pub execution: Option<ExecutionId>,
+    /// What changed; `None` if it is a piece of output.
+    pub change: Option<Change>,
+}
+
+impl From<Event> for Notice {
+    fn from(event: Event) -> Self {
+        let Event { revision, provider, execution, change, .. } = event;
+        let change = Some(change).filter(|change| !change.is_output());
+        Self { revision, provider, execution, change }
+    }
 }
 
 /// Where changes went in the log.
@@ -365,6 +425,8 @@ impl WorkerStatus {
 pub enum StoreKind {
     /// Embedded; one server at a time.
     Sqlite,
+    /// PostgreSQL; any number of replicas.
+    Postgres,
     /// In memory, for tests.
     Memory,
 }
@@ -374,6 +436,7 @@ impl StoreKind {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Sqlite => "sqlite",
+            Self::Postgres => "postgres",
             Self::Memory => "memory",
         }
     }
@@ -382,6 +445,7 @@ impl StoreKind {
     pub const fn is_exclusive(self) -> bool {
         match self {
             Self::Sqlite | Self::Memory => true,
+            Self::Postgres => false,
         }
     }
 }

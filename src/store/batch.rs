@@ -8,9 +8,11 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Appended, BackendError, Due, Load, Logged, NewExecution, Transaction, WorkerRow};
+use super::{
+    Appended, BackendError, Due, Load, Logged, NewExecution, Notice, Transaction, WorkerRow,
+};
 use crate::domain::{
-    Change, Event, ExecutionId, Fenced, Lease, Limits, ProviderName, ProviderRecord, Record, Spec,
+    Change, ExecutionId, Fenced, Lease, Limits, ProviderName, ProviderRecord, Record, Spec,
     Timestamp, Wait, WorkerId,
 };
 
@@ -25,6 +27,8 @@ pub(super) struct Needs<'a> {
     pub(super) providers: BTreeSet<ProviderName>,
     /// Providers to lock that may not exist yet, with the limits they then begin with.
     pub(super) declared: BTreeMap<ProviderName, Limits>,
+    /// Providers to lock if a claim may get something of them.
+    pub(super) claims: BTreeSet<ProviderName>,
     /// Providers whose load is of interest, without a lock.
     pub(super) loads: BTreeSet<ProviderName>,
     /// Request ids that may have been used before.
@@ -53,7 +57,6 @@ impl<'t> Batch<'t> {
         now: Timestamp,
         mut needs: Needs<'_>,
     ) -> Result<Self> {
-        let now = transaction.now().await?.unwrap_or(now);
         let mut batch = Self {
             transaction,
             now,
@@ -73,10 +76,15 @@ impl<'t> Batch<'t> {
             batch.transaction.create_providers(&records).await?;
             needs.providers.extend(needs.declared.into_keys());
         }
+        if !needs.claims.is_empty() {
+            let names: Vec<_> = needs.claims.into_iter().collect();
+            let found = batch.transaction.lock_claimable(&names).await?;
+            batch.providers = found.into_iter().map(|row| (row.name.clone(), row)).collect();
+        }
         if !needs.providers.is_empty() {
             let names: Vec<_> = needs.providers.into_iter().collect();
             let found = batch.transaction.lock_providers(&names).await?;
-            batch.providers = found.into_iter().map(|row| (row.name.clone(), row)).collect();
+            batch.providers.extend(found.into_iter().map(|row| (row.name.clone(), row)));
         }
         if !needs.records.is_empty() {
             let ids: Vec<_> = needs.records.into_iter().collect();
@@ -352,15 +360,14 @@ impl<'t> Batch<'t> {
 
     /// Writes the rest, numbers and appends the log; returns where it went and the entries. The
     /// counter's lock is the last one taken, but for provider rows held already.
-    pub(super) async fn finish(mut self) -> Result<(Appended, Vec<Event>)> {
+    pub(super) async fn finish(mut self) -> Result<(Appended, Vec<Notice>)> {
         self.write_executions().await?;
         if self.log.is_empty() {
             return Ok((Appended { first: 0, at: self.now }, Vec::new()));
         }
         let appended = self.transaction.append(self.now, &self.log).await?;
-        let Appended { first, at } = appended;
-        let mut events = Vec::with_capacity(self.log.len());
-        for (revision, entry) in (first..).zip(std::mem::take(&mut self.log)) {
+        let mut notices = Vec::with_capacity(self.log.len());
+        for (revision, entry) in (appended.first..).zip(std::mem::take(&mut self.log)) {
             if entry.execution.is_none()
                 && let Some(provider) = self.providers.get_mut(&entry.provider)
             {
@@ -372,9 +379,10 @@ impl<'t> Batch<'t> {
                 self.dirty_providers.insert(entry.provider.clone());
             }
             let Logged { provider, execution, change } = entry;
-            events.push(Event { revision, at, provider, execution, change });
+            let change = Some(change).filter(|change| !change.is_output());
+            notices.push(Notice { revision, provider, execution, change });
         }
         self.write_providers().await?;
-        Ok((appended, events))
+        Ok((appended, notices))
     }
 }

@@ -8,7 +8,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{BackendError, Head, Load, ProviderRow, Totals, WorkerRow, WorkerStatus};
+use super::{
+    BackendError, Head, Load, Logged, Notice, ProviderRow, Totals, WorkerRow, WorkerStatus,
+};
 use crate::domain::{
     Change, Event, ExecutionId, Input, Limits, Pause, ProviderRecord, Record, RetryPolicy, Spec,
     State, Timestamp, Token, Wait, WorkerId,
@@ -73,6 +75,32 @@ pub(super) struct Options {
     retry_of: Option<ExecutionId>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     traceparent: Option<String>,
+}
+
+/// How far changes move the totals that the store keeps.
+pub(super) struct Counts {
+    pub(super) entries: i64,
+    pub(super) submitted: i64,
+    pub(super) succeeded: i64,
+    pub(super) failed: i64,
+    pub(super) cancelled: i64,
+}
+
+impl Counts {
+    pub(super) fn of(changes: &[Logged]) -> Self {
+        let mut counts = Self { entries: 0, submitted: 0, succeeded: 0, failed: 0, cancelled: 0 };
+        for entry in changes {
+            counts.entries += 1;
+            match &entry.change {
+                Change::Submitted { .. } => counts.submitted += 1,
+                Change::Finished { state: State::Succeeded, .. } => counts.succeeded += 1,
+                Change::Finished { state: State::Failed, .. } => counts.failed += 1,
+                Change::Finished { state: State::Cancelled, .. } => counts.cancelled += 1,
+                _ => {}
+            }
+        }
+        counts
+    }
 }
 
 impl Options {
@@ -202,6 +230,16 @@ pub(super) fn event(row: &impl Columns) -> Result<Event> {
         provider: parse(row, 2)?,
         at: Timestamp::from_micros(int(row, 3)?),
         change: from_json("a change", text(row, 4)?)?,
+    })
+}
+
+/// Reads `revision, execution_id, provider, change`.
+pub(super) fn notice(row: &impl Columns) -> Result<Notice> {
+    Ok(Notice {
+        revision: int(row, 0)?,
+        execution: row.uuid(1)?.map(ExecutionId::from),
+        provider: parse(row, 2)?,
+        change: row.text(3)?.map(|change| from_json("a change", change)).transpose()?,
     })
 }
 

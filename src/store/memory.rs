@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use super::{
-    Appended, Backend, BackendError, Due, EventQuery, Head, History, ListQuery, Load, Logged,
+    Appended, Backend, BackendError, Due, EventQuery, Head, History, Lane, ListQuery, Load, Logged,
     NewExecution, Payload, ProviderRow, StoreKind, Totals, Transaction, WorkerRow,
 };
 use crate::domain::{
@@ -69,7 +69,7 @@ impl Backend for MemoryBackend {
         Ok(())
     }
 
-    async fn begin(&self) -> Result<Box<dyn Transaction>> {
+    async fn begin(&self, _: Lane) -> Result<Box<dyn Transaction>> {
         let tables = Arc::clone(&self.tables).lock_owned().await;
         Ok(Box::new(MemoryTransaction { staged: tables.clone(), tables }))
     }

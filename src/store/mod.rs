@@ -9,9 +9,12 @@ mod backend;
 mod batch;
 mod codec;
 mod error;
+mod feed;
 mod memory;
 mod ops;
+mod postgres;
 mod sqlite;
+mod url;
 mod writer;
 
 use std::collections::HashMap;
@@ -21,23 +24,27 @@ use std::time::Duration;
 use tokio::sync::broadcast;
 
 use crate::domain::{
-    Chunk, Clock, Event, Execution, ExecutionId, Fenced, Lease, Limits, ProviderName, WorkerId,
+    Chunk, Clock, Event, Execution, ExecutionId, Fenced, Lease, Limits, ProviderName, Timestamp,
+    WorkerId,
 };
 use crate::tasks::Tasks;
 
 pub use backend::{
-    Appended, Backend, Due, EventQuery, Head, History, ListQuery, Load, Logged, NewExecution,
-    Payload, ProviderRow, Snapshot, Snapshots, StoreKind, Totals, Transaction, WorkerRow,
-    WorkerStatus,
+    Appended, Backend, Bell, Due, EventQuery, Head, History, Lane, ListQuery, Load, Logged,
+    NewExecution, Notice, Payload, ProviderRow, Snapshot, Snapshots, StoreKind, Totals,
+    Transaction, WorkerRow, WorkerStatus,
 };
 pub use error::{BackendError, StoreError, with_sources};
+pub use feed::Commit;
 pub use memory::MemoryBackend;
 pub use ops::{
     Advanced, CancelAnswer, Claim, ClaimReport, Claimed, ExpectedRevision, GateChange, LimitChange,
     ProviderClaims, Renewed, RequestIdConflict, SetLimitsError, Settlement, Submitted,
 };
+pub use postgres::{ClockSource, Listen, PostgresBackend, PostgresOptions};
 pub use sqlite::SqliteBackend;
-pub use writer::{Commit, CommitStats};
+pub use url::StoreUrl;
+pub use writer::CommitStats;
 
 use writer::Writer;
 
@@ -211,7 +218,13 @@ impl Store {
         self.backend.kind()
     }
 
-    /// Every commit from now on, as it happens: a hint, never the truth. Who lags reads the log.
+    /// The present on the store's clock: the same for all replicas, as far as it is known here.
+    pub fn now(&self) -> Timestamp {
+        self.writer.now()
+    }
+
+    /// Every commit from now on, of every replica, as it is heard of: a hint, never the truth. Who lags
+    /// reads the log.
     pub fn commits(&self) -> broadcast::Receiver<Arc<Commit>> {
         self.writer.commits()
     }

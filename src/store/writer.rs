@@ -3,12 +3,15 @@
 //! What must stay true: an answer is given only after the commit; an operation that fails the
 //! transaction does not take its neighbours down, because each is then run by itself; and a caller
 //! that goes away changes nothing, because the writer owns the operation. Transactions are bounded
-//! in bytes, and renewals go first, so that no flood of large values costs anybody a lease.
+//! in bytes, and renewals go first, so that no flood of large values costs anybody a lease. What was
+//! committed is never run again.
+//!
+//! A database that one server has to itself has one writer; one that is shared has a writer a lane, so
+//! that neither a lease nor a submission waits for what another replica has locked.
 
-use std::error::Error as _;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -18,9 +21,11 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::batch::{Batch, Needs};
+use super::error::Remedy;
+use super::feed::{Commit, Feed};
 use super::ops::{Operation, Phase};
-use super::{Appended, Backend, BackendError, Result, StoreError};
-use crate::domain::{Clock, Event};
+use super::{Appended, Backend, BackendError, Lane, Result, StoreError, with_sources};
+use crate::domain::{Clock, Timestamp};
 use crate::tasks::Tasks;
 
 /// Operations that may wait; more make their callers wait before they are handed in.
@@ -35,22 +40,10 @@ const MAX_OPERATIONS: usize = 512;
 const MAX_WEIGHT: usize = 2_000;
 /// What may weigh in the queue in all: 256 MiB of payload.
 const MAX_WAITING: usize = 64 * 1_024;
-/// Commits that a subscriber may fall behind before it has to read the log instead.
-const FEED: usize = 1_024;
-
-/// One commit, as subscribers hear of it.
-#[derive(Debug)]
-pub struct Commit {
-    /// What it appended to the log, in order.
-    pub events: Vec<Event>,
-}
-
-impl Commit {
-    /// The newest revision of the commit.
-    pub fn revision(&self) -> i64 {
-        self.events.last().map_or(0, |event| event.revision)
-    }
-}
+/// How often, and for how long, a transaction that lost to another is run again.
+const TRIES: u32 = 6;
+const TRY_FOR: Duration = Duration::from_secs(10);
+const TRY_PAUSE: Duration = Duration::from_millis(20);
 
 /// How the writer fares, since it started.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -63,50 +56,76 @@ pub struct CommitStats {
     pub busy: Duration,
 }
 
-/// A handle on the writer task.
+/// A handle on the writers.
 #[derive(Clone)]
 pub(super) struct Writer {
-    queue: mpsc::Sender<Box<dyn Job>>,
-    urgent: mpsc::Sender<Box<dyn Job>>,
+    leases: mpsc::Sender<Box<dyn Job>>,
+    changes: mpsc::Sender<Box<dyn Job>>,
+    claims: mpsc::Sender<Box<dyn Job>>,
     room: Arc<Semaphore>,
-    closing: CancellationToken,
-    feed: broadcast::Sender<Arc<Commit>>,
-    counters: Arc<Counters>,
+    common: Arc<Common>,
 }
 
-#[derive(Debug, Default)]
-struct Counters {
+/// What the writers of one store share.
+struct Common {
+    backend: Arc<dyn Backend>,
+    clock: Arc<dyn Clock>,
+    /// How far the database's clock is ahead of this one's, in microseconds.
+    ahead: AtomicI64,
+    feed: Arc<Feed>,
+    closing: CancellationToken,
     commits: AtomicU64,
     operations: AtomicU64,
     busy_micros: AtomicU64,
 }
 
 impl Writer {
-    /// Starts the task. It ends when it is closed or the last handle is gone, and all that waited
-    /// is done.
+    /// Starts the writers. They end when they are closed or the last handle is gone, and all that
+    /// waited is done.
     pub(super) fn start(backend: Arc<dyn Backend>, clock: Arc<dyn Clock>, tasks: &Tasks) -> Self {
-        let (queue, waiting) = mpsc::channel(QUEUE);
-        let (urgent, urgently_waiting) = mpsc::channel(QUEUE);
-        let closing = CancellationToken::new();
-        let (feed, _) = broadcast::channel(FEED);
-        let counters = Arc::new(Counters::default());
-        let task = WriterTask {
-            backend,
+        let common = Arc::new(Common {
+            feed: Feed::start(&backend, tasks),
             clock,
-            waiting,
-            urgent: urgently_waiting,
-            closing: closing.clone(),
-            feed: feed.clone(),
-            counters: Arc::clone(&counters),
+            ahead: AtomicI64::new(0),
+            closing: CancellationToken::new(),
+            commits: AtomicU64::new(0),
+            operations: AtomicU64::new(0),
+            busy_micros: AtomicU64::new(0),
+            backend,
+        });
+        let (leases, urgent) = mpsc::channel(QUEUE);
+        let (changes, waiting) = mpsc::channel(QUEUE);
+        let one = |lane, urgent, waiting| {
+            WriterTask { lane, common: Arc::clone(&common), urgent, waiting }.run()
         };
-        tasks.spawn_control(task.run());
+        let (claims, lanes) = if common.backend.kind().is_exclusive() {
+            (changes.clone(), vec![one(Lane::Changes, Some(urgent), waiting)])
+        } else {
+            let (claims, claiming) = mpsc::channel(QUEUE);
+            let lanes = vec![
+                one(Lane::Leases, None, urgent),
+                one(Lane::Changes, None, waiting),
+                one(Lane::Claims, None, claiming),
+            ];
+            (claims, lanes)
+        };
+        let lanes: Vec<_> = lanes.into_iter().map(|lane| tasks.spawn_control(lane)).collect();
+        let (backend, feed) = (Arc::clone(&common.backend), Arc::clone(&common.feed));
+        tasks.spawn_control(async move {
+            futures_util::future::join_all(lanes).await;
+            feed.close();
+            if let Err(error) = backend.close().await {
+                let error = with_sources(&error);
+                tracing::warn!(%error, "the store was not closed in order; nothing is lost");
+            }
+        });
         let room = Arc::new(Semaphore::new(MAX_WAITING));
-        Self { queue, urgent, room, closing, feed, counters }
+        Self { leases, changes, claims, room, common }
     }
 
-    /// Ends the task once all that waits is done; later operations are refused.
+    /// Ends the writers once all that waits is done; later operations are refused.
     pub(super) fn close(&self) {
-        self.closing.cancel();
+        self.common.closing.cancel();
     }
 
     /// Runs one operation and waits for its answer. Runs it even if nobody waits any more.
@@ -122,20 +141,29 @@ impl Writer {
             }
         };
         let job = Box::new(Queued { operation, answer: None, reply, _room: room });
-        let queue = if O::URGENT { &self.urgent } else { &self.queue };
+        let queue = match O::LANE {
+            Lane::Leases => &self.leases,
+            Lane::Changes => &self.changes,
+            Lane::Claims => &self.claims,
+        };
         queue.send(job).await.map_err(|_| StoreError::Closed)?;
         answer.await.map_err(|_| StoreError::Closed)?
     }
 
     pub(super) fn commits(&self) -> broadcast::Receiver<Arc<Commit>> {
-        self.feed.subscribe()
+        self.common.feed.subscribe()
+    }
+
+    /// The present on the store's clock, as far as it is known here.
+    pub(super) fn now(&self) -> Timestamp {
+        self.common.now()
     }
 
     pub(super) fn stats(&self) -> CommitStats {
         CommitStats {
-            commits: self.counters.commits.load(Ordering::Relaxed),
-            operations: self.counters.operations.load(Ordering::Relaxed),
-            busy: Duration::from_micros(self.counters.busy_micros.load(Ordering::Relaxed)),
+            commits: self.common.commits.load(Ordering::Relaxed),
+            operations: self.common.operations.load(Ordering::Relaxed),
+            busy: Duration::from_micros(self.common.busy_micros.load(Ordering::Relaxed)),
         }
     }
 }
@@ -189,14 +217,26 @@ impl<O: Operation> Job for Queued<O> {
     }
 }
 
+impl Common {
+    fn now(&self) -> Timestamp {
+        let now = self.clock.now().as_micros();
+        Timestamp::from_micros(now.saturating_add(self.ahead.load(Ordering::Relaxed)))
+    }
+
+    /// Notes what the database's clock said a moment ago.
+    fn set_clock(&self, said: Timestamp) {
+        let ahead = said.as_micros().saturating_sub(self.clock.now().as_micros());
+        self.ahead.store(ahead, Ordering::Relaxed);
+    }
+}
+
+/// The writer of one lane.
 struct WriterTask {
-    backend: Arc<dyn Backend>,
-    clock: Arc<dyn Clock>,
+    lane: Lane,
+    common: Arc<Common>,
+    /// What goes before everything else that waits, where it has no lane of its own.
+    urgent: Option<mpsc::Receiver<Box<dyn Job>>>,
     waiting: mpsc::Receiver<Box<dyn Job>>,
-    urgent: mpsc::Receiver<Box<dyn Job>>,
-    closing: CancellationToken,
-    feed: broadcast::Sender<Arc<Commit>>,
-    counters: Arc<Counters>,
 }
 
 impl WriterTask {
@@ -206,17 +246,11 @@ impl WriterTask {
             // Stable: operations of one phase keep the order they came in.
             jobs.sort_by_key(|job| job.phase());
             match self.attempt(&mut jobs).await {
-                Ok(appended) => {
-                    jobs.into_iter().for_each(|job| job.answer(Ok(appended)));
-                }
-                Err(error) if jobs.len() == 1 => {
-                    let error = StoreError::from(error);
-                    jobs.into_iter().for_each(|job| job.answer(Err(error.clone())));
-                }
-                Err(error) => {
+                Ok(appended) => jobs.into_iter().for_each(|job| job.answer(Ok(appended))),
+                Err(error) if jobs.len() > 1 && error.remedy() == Remedy::RunSingly => {
                     tracing::warn!(
-                        error = %error, source = error.source().map(ToString::to_string),
-                        operations = jobs.len(), "a group commit failed, its operations run singly"
+                        error = %with_sources(&error), operations = jobs.len(),
+                        "a group commit failed, its operations run singly"
                     );
                     for job in jobs {
                         let mut single = [job];
@@ -225,20 +259,28 @@ impl WriterTask {
                         job.answer(outcome.map_err(StoreError::from));
                     }
                 }
+                Err(error) => {
+                    let error = StoreError::from(error);
+                    jobs.into_iter().for_each(|job| job.answer(Err(error.clone())));
+                }
             }
-        }
-        if let Err(error) = self.backend.close().await {
-            tracing::warn!(%error, "the store was not closed in order; nothing is lost");
         }
     }
 
     /// The next operation; `None` when the store is closed and nothing waits any more.
     async fn next(&mut self) -> Option<Box<dyn Job>> {
+        let Self { urgent, waiting, common, .. } = self;
+        let urgent = async {
+            match urgent {
+                Some(urgent) => urgent.recv().await,
+                None => None,
+            }
+        };
         tokio::select! {
             biased;
-            Some(job) = self.urgent.recv() => Some(job),
-            job = self.waiting.recv() => job,
-            () = self.closing.cancelled() => None,
+            Some(job) = urgent => Some(job),
+            job = waiting.recv() => job,
+            () = common.closing.cancelled() => None,
         }
     }
 
@@ -247,42 +289,61 @@ impl WriterTask {
         let mut weight = first.weight();
         let mut jobs = vec![first];
         while jobs.len() < MAX_OPERATIONS && weight < MAX_WEIGHT {
-            let job = self.urgent.try_recv().or_else(|_| self.waiting.try_recv());
-            let Ok(job) = job else { break };
+            let urgent = self.urgent.as_mut().and_then(|urgent| urgent.try_recv().ok());
+            let Some(job) = urgent.or_else(|| self.waiting.try_recv().ok()) else { break };
             weight += job.weight();
             jobs.push(job);
         }
         jobs
     }
 
-    /// Runs the operations as one transaction. One that panics fails it like any other trouble:
-    /// the writer must outlive every operation.
+    /// Runs the operations as one transaction, again if it lost to another or its connection broke
+    /// before the commit.
     async fn attempt(&self, jobs: &mut [Box<dyn Job>]) -> Result<Appended, BackendError> {
-        let transaction = AssertUnwindSafe(self.transact(jobs)).catch_unwind();
-        transaction.await.unwrap_or(Err(BackendError::Panicked))
+        let started = Instant::now();
+        for attempt in 1.. {
+            let transaction = AssertUnwindSafe(self.transact(jobs)).catch_unwind();
+            // One that panics fails like any other trouble: the writer must outlive every operation.
+            let error = match transaction.await.unwrap_or(Err(BackendError::Panicked)) {
+                Ok(appended) => return Ok(appended),
+                Err(error) => error,
+            };
+            let again = error.remedy() == Remedy::RunAgain;
+            if !again || attempt == TRIES || started.elapsed() > TRY_FOR {
+                return Err(error);
+            }
+            tracing::debug!(error = %with_sources(&error), lane = ?self.lane, "a transaction is run again");
+            tokio::time::sleep(TRY_PAUSE.mul_f64(rand::random())).await;
+        }
+        unreachable!("the last try returns")
     }
 
     /// Runs the operations as one transaction; returns where its log entries went.
     async fn transact(&self, jobs: &mut [Box<dyn Job>]) -> Result<Appended, BackendError> {
+        let Self { lane, common, .. } = self;
         let started = Instant::now();
-        let mut transaction = self.backend.begin().await?;
+        let mut transaction = common.backend.begin(*lane).await?;
+        let now = match transaction.now().await? {
+            Some(now) => {
+                common.set_clock(now);
+                now
+            }
+            None => common.clock.now(),
+        };
         let mut needs = Needs::default();
         jobs.iter().for_each(|job| job.needs(&mut needs));
-        let mut batch = Batch::gather(&mut *transaction, self.clock.now(), needs).await?;
+        let mut batch = Batch::gather(&mut *transaction, now, needs).await?;
         for job in jobs.iter_mut() {
             job.apply(&mut batch).await?;
         }
-        let (appended, events) = batch.finish().await?;
+        let (appended, notices) = batch.finish().await?;
         transaction.commit().await?;
-        if !events.is_empty() {
-            // No subscriber is no trouble: the log has it.
-            let _ = self.feed.send(Arc::new(Commit { events }));
-        }
-        self.counters.commits.fetch_add(1, Ordering::Relaxed);
+        common.feed.committed(notices);
+        common.commits.fetch_add(1, Ordering::Relaxed);
         let operations = u64::try_from(jobs.len()).unwrap_or(u64::MAX);
-        self.counters.operations.fetch_add(operations, Ordering::Relaxed);
+        common.operations.fetch_add(operations, Ordering::Relaxed);
         let busy = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
-        self.counters.busy_micros.fetch_add(busy, Ordering::Relaxed);
+        common.busy_micros.fetch_add(busy, Ordering::Relaxed);
         Ok(appended)
     }
 }

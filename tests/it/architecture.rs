@@ -13,7 +13,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("engine", &["domain", "providers", "store", "tasks", "telemetry"]),
     ("api", &["domain", "engine", "pb", "providers", "store", "telemetry"]),
     ("http", &["shutdown", "store"]),
-    ("config", &["domain", "engine", "providers", "telemetry"]),
+    ("config", &["domain", "engine", "providers", "store", "telemetry"]),
     ("telemetry", &[]),
     ("shutdown", &[]),
     ("admin", &["domain", "store", "tasks"]),

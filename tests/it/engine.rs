@@ -146,7 +146,6 @@ async fn start(backend: Arc<dyn Backend>) -> Engine {
             provider("one", 1, Arc::new(Simulated)),
             provider("sim", 2, Arc::new(Simulated)),
         ],
-        clock: Arc::new(SystemClock),
         host: "here".to_owned(),
         version: "test".to_owned(),
     };

@@ -21,7 +21,7 @@ on_both! {
 
 async fn what_was_acknowledged_survives_a_kill(db: Db) {
     let mut server = TestServer::start(Config::on(db).simulated("sim", 1).lease("2s")).await;
-    let first = server.submit(submit("sim", json!({ "duration_ms": 300 }))).await;
+    let first = server.submit(submit("sim", json!({ "duration_ms": 1000 }))).await;
     let second = server.submit(submit("sim", json!({ "output": "second" }))).await;
 
     server.kill9();

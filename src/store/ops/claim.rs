@@ -13,7 +13,7 @@ use async_trait::async_trait;
 use super::{Operation, Phase};
 use crate::domain::{Lease, ProviderName, Spec, Wait, WorkerId};
 use crate::store::batch::{Batch, Needs};
-use crate::store::{BackendError, Load};
+use crate::store::{BackendError, Lane, Load};
 
 /// The most executions one claim takes of one provider; the rest follows in the next.
 const AT_ONCE: u32 = 200;
@@ -74,10 +74,12 @@ pub struct ProviderClaims {
 impl Operation for Claim {
     type Answer = ClaimReport;
 
+    const LANE: Lane = Lane::Claims;
+
     const PHASE: Phase = Phase::Claim;
 
     fn needs<'a>(&'a self, needs: &mut Needs<'a>) {
-        needs.providers.extend(self.wanted.iter().map(|(name, _)| name.clone()));
+        needs.claims.extend(self.wanted.iter().map(|(name, _)| name.clone()));
     }
 
     async fn apply(&self, batch: &mut Batch<'_>) -> Result<Self::Answer, BackendError> {

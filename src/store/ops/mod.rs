@@ -16,7 +16,7 @@ mod workers;
 use async_trait::async_trait;
 
 use super::batch::{Batch, Needs};
-use super::{Appended, BackendError};
+use super::{Appended, BackendError, Lane};
 
 pub(super) use cancel::Cancel;
 pub use cancel::CancelAnswer;
@@ -56,8 +56,9 @@ pub(super) trait Operation: Send + Sync + 'static {
     /// When it runs within its batch.
     const PHASE: Phase;
 
-    /// Whether it goes before everything else that waits.
-    const URGENT: bool = false;
+    /// Whose way into the database it takes. What keeps leases goes before everything else where there
+    /// is only one way.
+    const LANE: Lane = Lane::Changes;
 
     /// How many rows it is about.
     fn rows(&self) -> usize {

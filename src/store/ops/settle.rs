@@ -7,8 +7,8 @@ use async_trait::async_trait;
 
 use super::{Operation, Phase};
 use crate::domain::{Ending, ExecutionId, Fenced, Lease};
-use crate::store::BackendError;
 use crate::store::batch::{Batch, Needs};
+use crate::store::{BackendError, Lane};
 
 /// Records how an attempt ended.
 #[derive(Debug, Clone)]
@@ -81,7 +81,7 @@ impl Operation for Renew {
 
     const PHASE: Phase = Phase::Known;
 
-    const URGENT: bool = true;
+    const LANE: Lane = Lane::Leases;
 
     fn rows(&self) -> usize {
         self.leases.len()

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 
 use super::{Operation, Phase};
 use crate::store::batch::{Batch, Needs};
-use crate::store::{BackendError, WorkerRow};
+use crate::store::{BackendError, Lane, WorkerRow};
 
 /// How long a worker that fell silent is remembered.
 const FORGET_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
@@ -21,11 +21,14 @@ pub(in crate::store) struct Beat {
 impl Operation for Beat {
     type Answer = ();
 
+    const LANE: Lane = Lane::Leases;
+
     const PHASE: Phase = Phase::Known;
 
     fn needs<'a>(&'a self, _: &mut Needs<'a>) {}
 
     async fn apply(&self, batch: &mut Batch<'_>) -> Result<Self::Answer, BackendError> {
-        batch.put_worker(&self.worker, FORGET_AFTER).await
+        let worker = WorkerRow { heartbeat_at: batch.now(), ..self.worker.clone() };
+        batch.put_worker(&worker, FORGET_AFTER).await
     }
 }

@@ -23,8 +23,8 @@ use sqlx::sqlite::{
 use tokio::sync::Mutex;
 
 use super::{
-    Backend, BackendError, EventQuery, Head, History, ListQuery, Payload, ProviderRow, Snapshot,
-    Snapshots, StoreKind, Totals, Transaction, WorkerRow,
+    Backend, BackendError, EventQuery, Head, History, Lane, ListQuery, Payload, ProviderRow,
+    Snapshot, Snapshots, StoreKind, Totals, Transaction, WorkerRow,
 };
 use crate::domain::{Event, ExecutionId, ProviderName};
 use snapshot::SqliteSnapshot;
@@ -136,7 +136,7 @@ impl Backend for SqliteBackend {
             .map(drop)
     }
 
-    async fn begin(&self) -> Result<Box<dyn Transaction>> {
+    async fn begin(&self, _: Lane) -> Result<Box<dyn Transaction>> {
         let mut connection = Arc::clone(&self.writer).lock_owned().await;
         transaction::begin(&mut connection).await?;
         Ok(Box::new(SqliteTransaction::new(connection)))

@@ -8,10 +8,8 @@ use sqlx::sqlite::{SqliteConnection, SqliteRow};
 use tokio::sync::OwnedMutexGuard;
 
 use super::{rows, statement};
-use crate::domain::{
-    Change, ExecutionId, ProviderName, ProviderRecord, Record, Spec, State, Timestamp, WorkerId,
-};
-use crate::store::codec::{self, provider_columns, record_columns, spec_columns};
+use crate::domain::{ExecutionId, ProviderName, ProviderRecord, Record, Spec, Timestamp, WorkerId};
+use crate::store::codec::{self, Counts, provider_columns, record_columns, spec_columns};
 use crate::store::{
     Appended, BackendError, Due, Load, Logged, NewExecution, Transaction, WorkerRow,
 };
@@ -383,23 +381,12 @@ impl Transaction for SqliteTransaction {
     }
 
     async fn append(&mut self, at: Timestamp, changes: &[Logged]) -> Result<Appended> {
-        let count = |is: fn(&Change) -> bool| changes.iter().filter(|c| is(&c.change)).count();
-        let finished = |state| {
-            let ends =
-                |c: &&Logged| matches!(&c.change, Change::Finished { state: s, .. } if *s == state);
-            changes.iter().filter(ends).count()
-        };
-        let counts = [
-            changes.len(),
-            count(|change| matches!(change, Change::Submitted { .. })),
-            finished(State::Succeeded),
-            finished(State::Failed),
-            finished(State::Cancelled),
-        ];
+        let Counts { entries, submitted, succeeded, failed, cancelled } = Counts::of(changes);
+        let counts = [entries, submitted, succeeded, failed, cancelled];
         let rows = self.rows("count up the revision", COUNT_UP, &counts).await?;
         let row = rows.first().ok_or_else(|| codec::corrupt("the revision", "meta is empty"))?;
         let last: i64 = codec::int(row, 0)?;
-        let first = last - i64::try_from(changes.len()).unwrap_or(i64::MAX) + 1;
+        let first = last - entries + 1;
         let entries = changes.iter().map(rows::event_row).collect::<Result<Vec<_>>>()?;
         let mut next = first;
         for array in rows::json_arrays(&entries) {

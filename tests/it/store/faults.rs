@@ -8,7 +8,7 @@ use flowgate::domain::{
     Event, ExecutionId, ProviderName, ProviderRecord, Record, Spec, State, Timestamp, WorkerId,
 };
 use flowgate::store::{
-    Appended, Backend, BackendError, Due, EventQuery, Head, History, ListQuery, Load, Logged,
+    Appended, Backend, BackendError, Due, EventQuery, Head, History, Lane, ListQuery, Load, Logged,
     NewExecution, Payload, ProviderRow, StoreError, StoreKind, Totals, Transaction, WorkerRow,
 };
 use futures_util::join;
@@ -92,13 +92,9 @@ async fn a_failed_group_commit_is_made_up_for_singly(db: Db) {
         let ids = [one.spec.id, two.spec.id];
         let before = t.store.commit_stats().commits;
         faulty.will(fault);
-        let answers = join!(
-            t.store.submit(vec![one]),
-            t.store.submit(vec![two]),
-            t.store.claim(t.claim_of(&[("p", 1)]))
-        );
+        let answers = join!(t.store.submit(vec![one]), t.store.submit(vec![two]));
         assert!(answers.0.unwrap().is_ok() && answers.1.unwrap().is_ok());
-        assert_eq!(answers.2.unwrap().claimed[0].lease.id, ids[0]);
+        assert_eq!(t.claim("p", 1).await[0].lease.id, ids[0]);
         assert_eq!(t.store.commit_stats().commits, before + 3);
         t.check().await;
     }
@@ -138,7 +134,7 @@ async fn an_operation_that_keeps_failing_fails_alone(db: Db) {
         assert!(answers.1.unwrap().is_ok() && answers.2.unwrap());
         assert_eq!(t.state(good_id).await, State::Pending);
         let announced =
-            commits.try_recv().unwrap().events.len() + commits.try_recv().unwrap().events.len();
+            commits.try_recv().unwrap().entries.len() + commits.try_recv().unwrap().entries.len();
         assert!(commits.try_recv().is_err(), "what was undone is not announced");
         assert_eq!(announced, 2);
         faulty.will(Fault::Commit);
@@ -159,12 +155,12 @@ impl Backend for Faulty {
         self.inner.close().await
     }
 
-    async fn begin(&self) -> Result<Box<dyn Transaction>> {
+    async fn begin(&self, lane: Lane) -> Result<Box<dyn Transaction>> {
         self.fails(Fault::Begin)?;
         if *self.fault.lock().unwrap() == Some(Fault::Down) {
             return Err(BackendError::Injected("down"));
         }
-        let inner = self.inner.begin().await?;
+        let inner = self.inner.begin(lane).await?;
         Ok(Box::new(FaultyTransaction { inner, faulty: self.clone() }))
     }
 

@@ -12,7 +12,7 @@ use flowgate::domain::{
 };
 use flowgate::store::{
     Advanced, Backend, CancelAnswer, Claim, Claimed, EventQuery, ExpectedRevision, GateChange,
-    LimitChange, MemoryBackend, NewExecution, Payload, Settlement, Store, Submitted,
+    Lane, LimitChange, MemoryBackend, NewExecution, Payload, Settlement, Store, Submitted,
 };
 use flowgate::tasks::Tasks;
 
@@ -224,7 +224,8 @@ impl TestStore {
 
     pub(crate) async fn records(&self, ids: &[ExecutionId]) -> Vec<Record> {
         // Dropped without a commit: this only looks.
-        let mut records = self.backend.begin().await.unwrap().records(ids).await.unwrap();
+        let mut records =
+            self.backend.begin(Lane::Changes).await.unwrap().records(ids).await.unwrap();
         records.sort_by_key(|record| record.id);
         records
     }

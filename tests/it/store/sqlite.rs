@@ -2,7 +2,7 @@
 
 use flowgate::domain::{State, Timestamp, WorkerId};
 use flowgate::store::{
-    Backend, BackendError, EventQuery, Payload, SqliteBackend, WorkerRow, WorkerStatus,
+    Backend, BackendError, EventQuery, Lane, Payload, SqliteBackend, WorkerRow, WorkerStatus,
 };
 
 use super::fixture::{Kind, LEASE, SECOND, TestStore, retry, succeeded};
@@ -90,7 +90,7 @@ async fn a_file_in_use_can_be_read_beside_and_not_written() {
     let beside = SqliteBackend::open_beside(&t.path()).await.unwrap();
     assert_eq!(beside.head().await.unwrap(), t.store.head().await.unwrap());
     let head = t.store.head().await.unwrap();
-    let mut transaction = beside.begin().await.unwrap();
+    let mut transaction = beside.begin(Lane::Changes).await.unwrap();
     assert!(transaction.put_worker(&worker(), Timestamp::default()).await.is_err());
     drop(transaction);
     assert_eq!(t.store.workers().await.unwrap(), []);

@@ -133,5 +133,10 @@ pub(crate) async fn a_settlement_and_a_claim_at_once_reuse_the_room(t: &TestStor
     let settle = t.store.settle(Settlement { lease, ending: succeeded("{}") });
     let (report, settled) = join(claim, settle).await;
     settled.unwrap().unwrap();
-    assert_eq!(ids(&report.unwrap().claimed), submitted[1..]);
+    let mut claimed = report.unwrap().claimed;
+    if claimed.is_empty() && !t.backend.kind().is_exclusive() {
+        // Each goes its own way there, and the claim may come first.
+        claimed = t.claim("p", 1).await;
+    }
+    assert_eq!(ids(&claimed), submitted[1..]);
 }

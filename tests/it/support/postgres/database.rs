@@ -1,10 +1,10 @@
 //! A database for every test, copied from one template that has the schema.
 
-use std::path::Path;
 use std::sync::Arc;
 
+use flowgate::store::{PostgresBackend, PostgresOptions};
+use sqlx::ConnectOptions as _;
 use sqlx::postgres::PgConnection;
-use sqlx::{ConnectOptions as _, Connection as _};
 
 use super::cluster::Cluster;
 
@@ -103,13 +103,7 @@ pub(super) async fn make_template(cluster: &Cluster) {
 
 /// Brings the schema into an empty database.
 async fn migrate_template(url: &str) {
-    let migrations = Path::new(env!("CARGO_MANIFEST_DIR")).join("migrations/postgres");
-    if migrations.exists() {
-        let migrator = sqlx::migrate::Migrator::new(migrations).await.expect("they can be read");
-        let mut connection = PgConnection::connect(url).await.expect("the template is there");
-        migrator.run(&mut connection).await.expect("they can be applied");
-        connection.close().await.expect("it was open");
-    }
+    PostgresBackend::open(&PostgresOptions::new(url)).await.expect("the schema can be made");
 }
 
 /// Runs what was put together from names of this file, which must succeed.

@@ -1,0 +1,155 @@
+//! How replicas wake each other: LISTEN and NOTIFY, and the poll that finds what they lose.
+//!
+//! What must stay true: a ring is a transaction of its own and carries no data, because NOTIFY inside
+//! the hot transactions would make them wait for each other; and whoever waits for one is never left
+//! waiting longer than the poll, whatever is broken.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgListener, PgPoolOptions};
+use tokio::sync::Mutex;
+use tokio::time::{Instant, timeout};
+
+use super::connect::{Address, Listen, PostgresOptions, parse};
+use super::statement;
+use crate::store::{BackendError, Bell};
+
+type Result<T> = std::result::Result<T, BackendError>;
+
+const CHANNEL: &str = "flowgate";
+/// How long to wait before another try to LISTEN.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// This replica's bell.
+pub(super) struct PgBell {
+    address: Arc<Address>,
+    /// `None`: only by polling.
+    listen_at: Option<PgConnectOptions>,
+    poll: Duration,
+    ears: Mutex<Ears>,
+    /// Rings are sent over a connection of their own, so that they wait for no transaction.
+    hand: Mutex<Option<PgConnection>>,
+}
+
+struct Ears {
+    listener: Option<PgListener>,
+    retry_at: Instant,
+    /// When it was last said that LISTEN does not work.
+    complained: Option<Instant>,
+}
+
+impl PgBell {
+    pub(super) fn new(address: Arc<Address>, options: &PostgresOptions) -> Result<Self> {
+        let listen_at = match &options.listen {
+            Listen::Direct => Some(address.options().clone()),
+            Listen::At(url) => Some(parse(url)?),
+            Listen::Never => None,
+        };
+        let ears = Ears { listener: None, retry_at: Instant::now(), complained: None };
+        Ok(Self {
+            address,
+            listen_at,
+            poll: options.poll_interval,
+            ears: Mutex::new(ears),
+            hand: Mutex::default(),
+        })
+    }
+
+    async fn listen(&self, at: &PgConnectOptions) -> Result<PgListener> {
+        const DOING: &str = "listen for other replicas";
+        // The listener wants a pool to make its connection.
+        let pool = PgPoolOptions::new()
+            .max_connections(1)
+            .acquire_timeout(self.address.patience.connect)
+            .idle_timeout(None)
+            .max_lifetime(None)
+            .connect_lazy_with(at.clone());
+        let listening = async {
+            let mut listener = PgListener::connect_with(&pool).await?;
+            listener.ignore_pool_close_event(true);
+            listener.eager_reconnect(false);
+            listener.listen(CHANNEL).await?;
+            Ok(listener)
+        };
+        self.address.answer(DOING, listening).await
+    }
+
+    /// Waits for a ring; `Err` if none can be heard.
+    async fn hear(&self, ears: &mut Ears) -> Result<()> {
+        if ears.listener.is_none() {
+            let at = self.listen_at.as_ref().filter(|_| Instant::now() >= ears.retry_at);
+            let Some(at) = at else { return std::future::pending().await };
+            ears.retry_at = Instant::now() + RETRY;
+            ears.listener = Some(self.listen(at).await?);
+            if ears.complained.take().is_some() {
+                tracing::info!("Hears of other replicas at once again");
+            }
+            // What was rung before is found by looking.
+            return Ok(());
+        }
+        let Some(listener) = &mut ears.listener else { return Ok(()) };
+        match listener.try_recv().await {
+            Ok(Some(_)) => {
+                // Whatever else was rung meanwhile is one and the same.
+                while listener.next_buffered().is_some() {}
+                Ok(())
+            }
+            Ok(None) => {
+                ears.listener = None;
+                Ok(())
+            }
+            Err(error) => {
+                ears.listener = None;
+                Err(statement("hear of other replicas")(error))
+            }
+        }
+    }
+
+    /// A network can lose a connection without a word: one that was silent is asked.
+    async fn still_listening(&self, ears: &mut Ears) -> Result<()> {
+        const DOING: &str = "ask whether the connection that listens is alive";
+        let Some(listener) = &mut ears.listener else { return Ok(()) };
+        let alive = self.address.answer(DOING, sqlx::raw_sql("SELECT 1").execute(&mut *listener));
+        let alive = alive.await.map(drop);
+        if alive.is_err() {
+            ears.listener = None;
+        }
+        alive
+    }
+}
+
+#[async_trait]
+impl Bell for PgBell {
+    async fn ring(&self) -> Result<()> {
+        let mut hand = self.hand.lock().await;
+        let mut connection = match hand.take() {
+            Some(connection) => connection,
+            None => self.address.connect().await?,
+        };
+        let ring = sqlx::raw_sql("NOTIFY flowgate").execute(&mut connection);
+        self.address.answer("tell other replicas", ring).await?;
+        *hand = Some(connection);
+        Ok(())
+    }
+
+    async fn heard(&self) {
+        let mut ears = self.ears.lock().await;
+        let heard = match timeout(self.poll, self.hear(&mut ears)).await {
+            Ok(heard) => heard,
+            Err(_) => self.still_listening(&mut ears).await,
+        };
+        if let Err(error) = heard {
+            let now = Instant::now();
+            let long_ago = |then: Instant| now.duration_since(then) > Duration::from_secs(60);
+            if ears.complained.is_none_or(long_ago) {
+                ears.complained = Some(now);
+                tracing::warn!(
+                    error = %crate::store::with_sources(&error),
+                    "cannot hear of other replicas at once, looks every {:?} instead", self.poll
+                );
+            }
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! PostgreSQL, shared by any number of equal replicas.
+//!
+//! What must stay true: every transaction is READ COMMITTED, locks before it counts, and takes the log's
+//! counter last; nothing waits without an end; a replica that is frozen or gone holds no lock for long;
+//! and all of it works through a pooler that hands out connections by the transaction.
+
+mod bell;
+mod connect;
+mod outcome;
+mod read;
+mod readers;
+mod rows;
+mod schema;
+mod transaction;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use sqlx::postgres::PgConnection;
+use tokio::sync::Mutex;
+
+use super::{
+    Backend, BackendError, Bell, EventQuery, Head, History, Lane, ListQuery, Notice, Payload,
+    ProviderRow, Snapshot, Snapshots, StoreKind, Totals, Transaction, WorkerRow,
+};
+use crate::domain::{Event, ExecutionId, ProviderName};
+use bell::PgBell;
+use connect::Address;
+use readers::{Readers, Source};
+use transaction::PgTransaction;
+
+pub use connect::{ClockSource, Listen, PostgresOptions};
+pub(crate) use schema::migrate;
+
+type Result<T> = std::result::Result<T, BackendError>;
+
+/// A connection that is made when it is first needed, and again when it broke.
+type Slot = Arc<Mutex<Option<PgConnection>>>;
+
+/// PostgreSQL.
+pub struct PostgresBackend {
+    address: Arc<Address>,
+    clock: ClockSource,
+    leases: Slot,
+    changes: Slot,
+    claims: Slot,
+    readers: Readers,
+    bell: Arc<PgBell>,
+}
+
+impl PostgresBackend {
+    /// Connects for serving, and brings the schema up to date.
+    pub async fn open(options: &PostgresOptions) -> Result<Self> {
+        let backend = Self::new(options)?;
+        let mut connection = backend.address.connect().await?;
+        migrate(&mut connection).await?;
+        Ok(backend)
+    }
+
+    /// Connects beside replicas that may be using it, for reading only.
+    pub async fn open_beside(options: &PostgresOptions) -> Result<Self> {
+        let backend = Self::new(options)?;
+        backend.head().await?;
+        Ok(backend)
+    }
+
+    fn new(options: &PostgresOptions) -> Result<Self> {
+        let address = Arc::new(Address::new(options)?);
+        let readers = Readers::new(Arc::clone(&address));
+        let bell = Arc::new(PgBell::new(Arc::clone(&address), options)?);
+        let (leases, changes, claims) = Default::default();
+        Ok(Self { address, clock: options.clock, leases, changes, claims, readers, bell })
+    }
+}
+
+/// Names what was being done when a statement failed.
+fn statement(doing: &'static str) -> impl FnOnce(sqlx::Error) -> BackendError {
+    move |source| BackendError::Statement { doing, source }
+}
+
+#[async_trait]
+impl Backend for PostgresBackend {
+    async fn begin(&self, lane: Lane) -> Result<Box<dyn Transaction>> {
+        let slot = match lane {
+            Lane::Leases => &self.leases,
+            Lane::Changes => &self.changes,
+            Lane::Claims => &self.claims,
+        };
+        let slot = Arc::clone(slot).lock_owned().await;
+        Ok(Box::new(PgTransaction::begin(slot, Arc::clone(&self.address), self.clock).await?))
+    }
+
+    async fn close(&self) -> Result<()> {
+        // Nothing is kept here that the server does not have.
+        Ok(())
+    }
+
+    async fn histories(&self, ids: &[ExecutionId], payload: Payload) -> Result<Vec<History>> {
+        read::histories(&self.readers, ids, payload).await
+    }
+
+    async fn list(&self, query: &ListQuery) -> Result<Vec<ExecutionId>> {
+        read::list(&self.readers, query).await
+    }
+
+    async fn events(&self, query: &EventQuery) -> Result<Vec<Event>> {
+        read::events(Source::Pool(&self.readers), query).await
+    }
+
+    async fn notices(&self, after: i64, limit: u32) -> Result<Vec<Notice>> {
+        read::notices(&self.readers, after, limit).await
+    }
+
+    async fn gate_at(&self, provider: &ProviderName, revision: i64) -> Result<Option<Event>> {
+        read::gate_at(&self.readers, provider, revision).await
+    }
+
+    async fn head(&self) -> Result<Head> {
+        read::head(Source::Pool(&self.readers)).await
+    }
+
+    async fn providers(&self) -> Result<Vec<ProviderRow>> {
+        read::providers(&self.readers).await
+    }
+
+    async fn totals(&self) -> Result<Totals> {
+        read::totals(&self.readers).await
+    }
+
+    async fn workers(&self) -> Result<Vec<WorkerRow>> {
+        read::workers(&self.readers).await
+    }
+
+    fn bell(&self) -> Option<Arc<dyn Bell>> {
+        Some(Arc::clone(&self.bell) as Arc<dyn Bell>)
+    }
+
+    fn kind(&self) -> StoreKind {
+        StoreKind::Postgres
+    }
+}
+
+#[async_trait]
+impl Snapshots for PostgresBackend {
+    async fn snapshot(&self) -> Result<Box<dyn Snapshot>> {
+        Ok(Box::new(self.readers.snapshot().await?))
+    }
+}

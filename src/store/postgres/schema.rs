@@ -1,0 +1,42 @@
+//! The schema: brought up to date by whichever replica comes first, while the others wait.
+//!
+//! What must stay true: migrations run in one transaction under a lock of that transaction, so that
+//! they hold behind a pooler that hands out connections by the transaction; and they only expand what
+//! is there, so that a replica of the version before goes on working beside this one. What nobody
+//! reads any more is dropped one version later.
+
+use sqlx::Connection as _;
+use sqlx::migrate::{MigrateError, Migrator};
+use sqlx::postgres::PgConnection;
+
+use super::statement;
+use crate::store::BackendError;
+
+/// Says who may migrate: the bytes of "flowgate".
+const LOCK: i64 = 0x666c_6f77_6761_7465;
+
+/// Brings the schema up to date, or says that it is newer than this program.
+pub(crate) async fn migrate(connection: &mut PgConnection) -> Result<(), BackendError> {
+    let mut migrations = sqlx::migrate!("migrations/postgres");
+    // Its own lock belongs to the session, which a pooler may share out.
+    migrations.set_locking(false);
+    let mut transaction = connection.begin().await.map_err(statement("begin to migrate"))?;
+    sqlx::query("SELECT pg_advisory_xact_lock($1)")
+        .bind(LOCK)
+        .execute(&mut *transaction)
+        .await
+        .map_err(statement("wait for another replica to migrate the store"))?;
+    run(&migrations, &mut transaction).await?;
+    transaction.commit().await.map_err(statement("commit the migrations"))
+}
+
+async fn run(migrations: &Migrator, connection: &mut PgConnection) -> Result<(), BackendError> {
+    let known = migrations.iter().map(|migration| migration.version).max().unwrap_or(0);
+    match migrations.run(connection).await {
+        Ok(()) => Ok(()),
+        Err(MigrateError::VersionMissing(found)) if found > known => {
+            Err(BackendError::SchemaTooNew { found, known })
+        }
+        Err(error) => Err(BackendError::Migrate(error)),
+    }
+}

@@ -1,0 +1,69 @@
+//! Which store a URL names.
+
+use std::fmt;
+use std::path::PathBuf;
+
+/// Where executions are kept.
+#[derive(Clone, PartialEq, Eq)]
+pub enum StoreUrl {
+    /// The embedded database, in this file.
+    Sqlite(PathBuf),
+    /// PostgreSQL, at this URL.
+    Postgres(String),
+}
+
+impl Default for StoreUrl {
+    fn default() -> Self {
+        Self::Sqlite("flowgate.db".into())
+    }
+}
+
+impl fmt::Display for StoreUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Sqlite(path) => write!(f, "sqlite://{}", path.display()),
+            Self::Postgres(url) => write!(f, "postgres://{}", without_secrets(url)),
+        }
+    }
+}
+
+/// As it is displayed: without what may be a secret.
+impl fmt::Debug for StoreUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
+/// Host and database of a URL; user, password and parameters are left out.
+fn without_secrets(url: &str) -> &str {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let rest = rest.split(['?', '#']).next().unwrap_or(rest);
+    // A password with a bare slash or at sign is none that a URL can hold; if one is there all the
+    // same, too much is left out rather than too little.
+    rest.rsplit_once('@').map_or(rest, |(_, place)| place)
+}
+
+impl std::str::FromStr for StoreUrl {
+    type Err = String;
+
+    /// The error does not repeat the text: a database's URL may hold a password.
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once("://") {
+            Some(("sqlite", "")) => Err("must name a file, as in sqlite://flowgate.db".to_owned()),
+            Some(("sqlite", path)) if path.contains(":memory:") => {
+                Err("must name a file: nothing in memory outlives the server".to_owned())
+            }
+            Some(("sqlite", path)) if path.contains('?') => {
+                Err("must end with the file's name: it takes no parameters".to_owned())
+            }
+            Some(("sqlite", path)) => Ok(Self::Sqlite(path.into())),
+            Some(("postgres" | "postgresql", "")) => {
+                Err("must name a database, as in postgres://user@host/flowgate".to_owned())
+            }
+            Some(("postgres" | "postgresql", _)) => Ok(Self::Postgres(text.to_owned())),
+            Some(_) | None => {
+                Err("must have the form sqlite://PATH or postgres://USER@HOST/DATABASE".to_owned())
+            }
+        }
+    }
+}
