@@ -9,19 +9,16 @@
 //!
 //! Nothing here passes or fails: machines differ, and the reader compares.
 
-use std::io::{BufRead, BufReader};
+mod support;
+
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use flowgate::pb::execution_service_client::ExecutionServiceClient;
-use flowgate::pb::system_service_client::SystemServiceClient;
-use flowgate::pb::{
-    BatchSubmitExecutionsRequest, GetStatusRequest, ListExecutionsRequest, SubmitExecutionRequest,
-};
+use flowgate::pb::{BatchSubmitExecutionsRequest, ListExecutionsRequest};
 use sqlx::ConnectOptions;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
-use tonic::transport::Channel;
+
+use support::{Server, percentile, print_percentiles, request};
 
 const CALLERS: usize = 64;
 const SUBMITS: usize = 20_000;
@@ -48,28 +45,24 @@ async fn main() {
     let floor = floor(folder.path()).await;
     println!("floor: single-row commits, SQLite FULL      {floor:>10.0} /s");
 
-    let mut server = Server::start(folder.path());
-    let channel = Channel::from_shared(format!("http://{}", server.address))
-        .expect("an address")
-        .connect_lazy();
+    let store = format!("sqlite://{}", folder.path().join("flowgate.db").display());
+    let server = Server::start(folder.path(), &store, CONFIG, &[]);
 
-    let before = commits(&channel).await;
-    let rate = submit_rate(&channel).await;
-    let after = commits(&channel).await;
+    let before = commits(&server).await;
+    let rate = submit_rate(&server).await;
+    let after = commits(&server).await;
     let batch = (after.1 - before.1) as f64 / (after.0 - before.0).max(1) as f64;
     println!("durable submits over gRPC, {CALLERS} callers        {rate:>10.0} /s");
     println!("  operations in a commit, mean              {batch:>10.1}");
     println!("  of the floor                              {:>10.2}", rate / floor);
 
-    let quiet = starts(&channel).await;
-    print_starts("submit to start, quiet", &quiet);
-    flood(&channel).await;
-    let flooded = starts(&channel).await;
-    print_starts("submit to start, another provider flooded", &flooded);
+    let quiet = starts(&server).await;
+    print_percentiles("submit to start, quiet", &quiet);
+    flood(&server).await;
+    let flooded = starts(&server).await;
+    print_percentiles("submit to start, another provider flooded", &flooded);
     let difference = percentile(&flooded, 99).saturating_sub(percentile(&quiet, 99));
     println!("  p99 above quiet                           {difference:>10.1?}");
-    server.child.kill().expect("the server runs");
-    server.child.wait().expect("the server ends");
 }
 
 async fn floor(folder: &Path) -> f64 {
@@ -97,10 +90,10 @@ async fn floor(folder: &Path) -> f64 {
     f64::from(commits) / started.elapsed().as_secs_f64()
 }
 
-async fn submit_rate(channel: &Channel) -> f64 {
+async fn submit_rate(server: &Server) -> f64 {
     let started = Instant::now();
     let callers = (0..CALLERS).map(|_| {
-        let mut client = ExecutionServiceClient::new(channel.clone());
+        let mut client = server.executions();
         async move {
             for _ in 0..SUBMITS / CALLERS {
                 client.submit_execution(request("bulk", 60_000)).await.expect("stored");
@@ -111,15 +104,14 @@ async fn submit_rate(channel: &Channel) -> f64 {
     (SUBMITS / CALLERS * CALLERS) as f64 / started.elapsed().as_secs_f64()
 }
 
-async fn commits(channel: &Channel) -> (i64, i64) {
-    let mut client = SystemServiceClient::new(channel.clone());
-    let status = client.get_status(GetStatusRequest {}).await.expect("a status").into_inner();
-    let commits = status.store.and_then(|store| store.commit_stats).expect("commit figures");
+async fn commits(server: &Server) -> (i64, i64) {
+    let commits = server.status().await.store.and_then(|store| store.commit_stats);
+    let commits = commits.expect("commit figures");
     (commits.commits, commits.operations)
 }
 
-async fn flood(channel: &Channel) {
-    let mut client = ExecutionServiceClient::new(channel.clone());
+async fn flood(server: &Server) {
+    let mut client = server.executions();
     for _ in 0..FLOOD / 1_000 {
         let requests = (0..1_000).map(|_| request("flooded", 20)).collect();
         let batch = BatchSubmitExecutionsRequest { requests };
@@ -128,8 +120,8 @@ async fn flood(channel: &Channel) {
 }
 
 /// Time from submission to start as the server recorded it, sorted.
-async fn starts(channel: &Channel) -> Vec<Duration> {
-    let mut client = ExecutionServiceClient::new(channel.clone());
+async fn starts(server: &Server) -> Vec<Duration> {
+    let mut client = server.executions();
     let label = ("round".to_owned(), format!("{:?}", Instant::now()));
     for _ in 0..STARTS {
         let mut one = request("quick", 0);
@@ -159,51 +151,4 @@ async fn starts(channel: &Channel) -> Vec<Duration> {
         .collect();
     waits.sort_unstable();
     waits
-}
-
-fn print_starts(what: &str, waits: &[Duration]) {
-    let (p50, p99) = (percentile(waits, 50), percentile(waits, 99));
-    println!("{what:<42}  p50 {p50:>8.1?}  p99 {p99:>8.1?}");
-}
-
-fn percentile(sorted: &[Duration], percent: usize) -> Duration {
-    let last = sorted.len().saturating_sub(1);
-    sorted.get(last * percent / 100).copied().unwrap_or_default()
-}
-
-fn request(provider: &str, duration_ms: i64) -> SubmitExecutionRequest {
-    SubmitExecutionRequest {
-        provider: provider.to_owned(),
-        input_json: format!("{{\"duration_ms\":{duration_ms}}}"),
-        ..Default::default()
-    }
-}
-
-struct Server {
-    child: Child,
-    address: String,
-}
-
-impl Server {
-    fn start(folder: &Path) -> Self {
-        let config = folder.join("flowgate.toml");
-        std::fs::write(&config, CONFIG).expect("a writable folder");
-        let mut child = Command::new(env!("CARGO_BIN_EXE_flowgate"))
-            .args(["serve", "--grpc-addr", "127.0.0.1:0", "--http-addr", "127.0.0.1:0"])
-            .arg("--store")
-            .arg(format!("sqlite://{}", folder.join("flowgate.db").display()))
-            .arg("--config")
-            .arg(&config)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("the server starts");
-        let lines = BufReader::new(child.stdout.take().expect("piped")).lines();
-        let address = lines
-            .map_while(Result::ok)
-            .find_map(|line| line.strip_prefix("gRPC listening on ").map(str::to_owned))
-            .expect("the server tells its address");
-        // The port is open before the line is printed; the first call waits until it serves.
-        Self { child, address }
-    }
 }

@@ -62,6 +62,14 @@ pub enum BackendError {
         /// The newest one known here.
         known: i64,
     },
+    /// The database's server is older than what this program was made for.
+    #[error("the database is PostgreSQL {found}, this program needs {needed} or newer")]
+    ServerTooOld {
+        /// Its major version.
+        found: u32,
+        /// The oldest one that will do.
+        needed: u32,
+    },
     /// Another server has the file open.
     #[error("another server is using {0}")]
     Locked(PathBuf),
@@ -105,6 +113,7 @@ impl BackendError {
             Self::Corrupt { .. } | Self::Panicked | Self::Injected(_) => Remedy::RunSingly,
             Self::Migrate(_)
             | Self::SchemaTooNew { .. }
+            | Self::ServerTooOld { .. }
             | Self::Locked(_)
             | Self::HardLinked(_)
             | Self::Open { .. } => Remedy::GiveUp,

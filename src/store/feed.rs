@@ -154,7 +154,11 @@ impl Feed {
                 let page = backend.notices(position, PAGE).await?;
                 let full = u32::try_from(page.len()).is_ok_and(|entries| entries == PAGE);
                 let Some(newest) = page.last().map(|entry| entry.revision) else {
-                    return Ok(position);
+                    // A database restored to an earlier state counts the same revisions again.
+                    if backend.head().await?.revision >= position {
+                        return Ok(position);
+                    }
+                    break;
                 };
                 let others = shared.without_own(page);
                 if !others.is_empty() {

@@ -14,6 +14,7 @@ mod engine;
 mod large;
 mod limits;
 mod modules;
+mod pooler;
 mod process_provider;
 mod replicas;
 mod retry;

@@ -8,7 +8,7 @@ use flowgate::pb::ExecutionState;
 use serde_json::json;
 use tokio::process::Command;
 
-use crate::support::{Config, Db, TestServer, on_both, submit};
+use crate::support::{Config, Db, TestServer, eventually, on_both, submit};
 
 on_both! {
     #[tokio::test]
@@ -23,6 +23,8 @@ async fn what_was_acknowledged_survives_a_kill(db: Db) {
     let mut server = TestServer::start(Config::on(db).simulated("sim", 1).lease("2s")).await;
     let first = server.submit(submit("sim", json!({ "duration_ms": 1000 }))).await;
     let second = server.submit(submit("sim", json!({ "output": "second" }))).await;
+    eventually("the first runs", async || (server.status().await.running_count == 1).then_some(()))
+        .await;
 
     server.kill9();
     server.restart().await;

@@ -9,8 +9,9 @@ use std::str::FromStr as _;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::postgres::{PgConnectOptions, PgConnection};
-use sqlx::{AssertSqlSafe, ConnectOptions as _};
+use sqlx::postgres::{PgArguments, PgConnectOptions, PgConnection};
+use sqlx::query::Query;
+use sqlx::{AssertSqlSafe, ConnectOptions as _, Postgres};
 
 use super::statement;
 use crate::store::BackendError;
@@ -103,6 +104,9 @@ pub(super) struct Address {
     begin_reading: Arc<str>,
     /// Whether a pooler may stand between, so that even a read needs a transaction.
     pub(super) pooled: bool,
+    /// Whether statements may be prepared under a name, to be planned once for many uses. A pooler that
+    /// hands out connections by the transaction loses them, unless it is made to keep them.
+    named_statements: bool,
     pub(super) patience: Patience,
 }
 
@@ -110,14 +114,18 @@ impl Address {
     pub(super) fn new(options: &PostgresOptions) -> Result<Self, BackendError> {
         let mut connect = parse(&options.url)?;
         let pooled = options.listen != Listen::Direct;
-        if pooled && !options.url.contains("statement-cache-capacity=") {
-            // A pooler that hands out connections by the transaction loses named statements, unless
-            // it is told to keep them.
-            connect = connect.statement_cache_capacity(0);
-        }
+        let named_statements = !pooled || options.url.contains("statement-cache-capacity=");
         let patience = Patience::with(options.lease);
         let Patience { lock, statement, idle, .. } = patience;
         let [lock, statement, idle] = [lock, statement, idle].map(|time| time.as_millis());
+        if !pooled {
+            // For what is read outside a transaction. A pooler would refuse them here.
+            connect = connect.options([
+                ("statement_timeout", statement.to_string()),
+                ("lock_timeout", lock.to_string()),
+                ("idle_in_transaction_session_timeout", idle.to_string()),
+            ]);
+        }
         // Plans must not depend on what the planner believes of tables whose few hot rows lie among
         // millions of cold ones: everything hot has an index made for it.
         let begin = format!(
@@ -139,7 +147,7 @@ impl Address {
             SET LOCAL jit = off"
         );
         let (begin, begin_reading) = (begin.into(), begin_reading.into());
-        Ok(Self { options: connect, begin, begin_reading, pooled, patience })
+        Ok(Self { options: connect, begin, begin_reading, pooled, named_statements, patience })
     }
 
     pub(super) fn options(&self) -> &PgConnectOptions {
@@ -152,6 +160,14 @@ impl Address {
 
     pub(super) fn begin_reading(&self) -> AssertSqlSafe<Arc<str>> {
         AssertSqlSafe(Arc::clone(&self.begin_reading))
+    }
+
+    /// A statement as it can be sent here.
+    pub(super) fn prepared<'q>(
+        &self,
+        query: Query<'q, Postgres, PgArguments>,
+    ) -> Query<'q, Postgres, PgArguments> {
+        query.persistent(self.named_statements)
     }
 
     pub(super) async fn connect(&self) -> Result<PgConnection, BackendError> {

@@ -17,7 +17,7 @@ use crate::store::{BackendError, EventQuery, Head, Snapshot};
 type Result<T> = std::result::Result<T, BackendError>;
 
 /// How many reads go on at the same time.
-const READERS: u32 = 8;
+const READERS: u32 = 5;
 
 /// Makes a statement, as often as it has to be sent.
 pub(super) type Make<'m, 'q> = &'m (dyn Fn() -> Query<'q, Postgres, PgArguments> + Sync);
@@ -103,6 +103,7 @@ impl Readers {
         // What is prepared must be run on the connection it was prepared on.
         let begin = sqlx::raw_sql(self.address.begin_reading()).execute(&mut **connection);
         self.address.answer(doing, begin).await?;
+        let query = self.address.prepared(query);
         let rows = self.address.answer(doing, query.fetch_all(&mut **connection)).await?;
         let commit = sqlx::raw_sql("COMMIT").execute(&mut **connection);
         self.address.answer(doing, commit).await?;
@@ -145,7 +146,8 @@ pub(super) struct PgSnapshot {
 
 impl PgSnapshot {
     async fn rows(&mut self, doing: &'static str, query: Make<'_, '_>) -> Result<Vec<PgRow>> {
-        self.address.answer(doing, query().fetch_all(&mut *self.connection)).await
+        let query = self.address.prepared(query());
+        self.address.answer(doing, query.fetch_all(&mut *self.connection)).await
     }
 }
 

@@ -5,9 +5,9 @@
 //! is there, so that a replica of the version before goes on working beside this one. What nobody
 //! reads any more is dropped one version later.
 
-use sqlx::Connection as _;
 use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::postgres::PgConnection;
+use sqlx::{AssertSqlSafe, Connection as _};
 
 use super::statement;
 use crate::store::BackendError;
@@ -15,18 +15,37 @@ use crate::store::BackendError;
 /// Says who may migrate: the bytes of "flowgate".
 const LOCK: i64 = 0x666c_6f77_6761_7465;
 
+/// The oldest version of PostgreSQL that has all that is used.
+const OLDEST: u32 = 140_000;
+
 /// Brings the schema up to date, or says that it is newer than this program.
 pub(crate) async fn migrate(connection: &mut PgConnection) -> Result<(), BackendError> {
+    if let Some(found) = connection.server_version_num().filter(|found| *found < OLDEST) {
+        let (found, needed) = (found / 10_000, OLDEST / 10_000);
+        return Err(BackendError::ServerTooOld { found, needed });
+    }
     let mut migrations = sqlx::migrate!("migrations/postgres");
     // Its own lock belongs to the session, which a pooler may share out.
     migrations.set_locking(false);
     let mut transaction = connection.begin().await.map_err(statement("begin to migrate"))?;
-    sqlx::query("SELECT pg_advisory_xact_lock($1)")
-        .bind(LOCK)
+    // To build an index takes as long as it takes, and whoever waits for another to be done with it
+    // waits that long too. The statements that the migrator prepares under names of its own must not
+    // meet those of another client of the same pooler, nor be left for one.
+    let prepare = format!(
+        "DEALLOCATE ALL;
+        SET LOCAL statement_timeout = 0;
+        SET LOCAL lock_timeout = '10min';
+        SELECT pg_advisory_xact_lock({LOCK})"
+    );
+    sqlx::raw_sql(AssertSqlSafe(prepare))
         .execute(&mut *transaction)
         .await
         .map_err(statement("wait for another replica to migrate the store"))?;
     run(&migrations, &mut transaction).await?;
+    sqlx::raw_sql("DEALLOCATE ALL")
+        .execute(&mut *transaction)
+        .await
+        .map_err(statement("clean up after migrations"))?;
     transaction.commit().await.map_err(statement("commit the migrations"))
 }
 

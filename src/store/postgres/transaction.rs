@@ -62,6 +62,7 @@ impl PgTransaction {
         doing: &'static str,
         query: Query<'_, Postgres, PgArguments>,
     ) -> Result<Vec<PgRow>> {
+        let query = self.address.prepared(query);
         self.address.answer(doing, query.fetch_all(&mut self.connection)).await
     }
 
@@ -86,6 +87,7 @@ impl PgTransaction {
         doing: &'static str,
         query: Query<'_, Postgres, PgArguments>,
     ) -> Result<()> {
+        let query = self.address.prepared(query);
         self.address.answer(doing, query.execute(&mut self.connection)).await.map(drop)
     }
 }

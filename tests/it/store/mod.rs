@@ -4,4 +4,6 @@ mod conformance;
 pub(crate) mod faults;
 pub(crate) mod fixture;
 mod model;
+mod plans;
+mod postgres;
 mod sqlite;

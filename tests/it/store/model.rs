@@ -22,7 +22,7 @@ use super::fixture::{
     GRACE, Kind, LEASE, SECOND, TestStore, cancelled, crashed, failed, failure, limit_change, name,
     retry, succeeded,
 };
-use crate::support::{Db, with_postgres};
+use crate::support::Db;
 
 const PROVIDERS: [&str; 3] = ["a", "b", "c"];
 
@@ -35,14 +35,12 @@ proptest! {
     }
 }
 
-with_postgres! {
-    proptest! {
-        #![proptest_config(cases(48))]
+proptest! {
+    #![proptest_config(cases(48))]
 
-        #[test]
-        fn postgres_does_what_the_model_does(steps in vec(step(), 1..40)) {
-            runtime().block_on(run(Db::Postgres, steps));
-        }
+    #[test]
+    fn postgres_does_what_the_model_does(steps in vec(step(), 1..40)) {
+        runtime().block_on(run(Db::Postgres, steps));
     }
 }
 

@@ -19,6 +19,8 @@ pub(crate) struct Config {
     toml: String,
     modules: Option<Vec<(String, String)>>,
     pub(super) env: Vec<(String, String)>,
+    /// The port of a pooler, if the way to PostgreSQL leads through one.
+    pub(super) pooler: Option<u16>,
 }
 
 impl Config {
@@ -29,7 +31,7 @@ impl Config {
 
     /// Nothing but the defaults, on a new store of this database.
     pub(crate) fn on(db: Db) -> Self {
-        Self { db, toml: String::new(), modules: None, env: Vec::new() }
+        Self { db, toml: String::new(), modules: None, env: Vec::new(), pooler: None }
     }
 
     /// A simulated provider and its declared limit.
@@ -59,9 +61,23 @@ impl Config {
         self
     }
 
+    /// Reaches PostgreSQL through the pooler on this port, but for LISTEN.
+    pub(crate) fn through(mut self, pooler: u16) -> Self {
+        self.pooler = Some(pooler);
+        self
+    }
+
     /// How long a claim is good for, such as `2s`.
     pub(crate) fn lease(self, duration: &str) -> Self {
         self.env("FLOWGATE_LEASE", duration)
+    }
+
+    /// The way to the store that a server is to take.
+    pub(super) fn pooled(&self, url: &str) -> String {
+        let Some(pooler) = self.pooler else { return url.to_owned() };
+        let (server, database) = url.rsplit_once('/').expect("it names a database");
+        let (host, _) = server.rsplit_once(':').expect("it names a port");
+        format!("{host}:{pooler}/{database}")
     }
 
     /// Writes what the server reads into its folder.

@@ -32,11 +32,9 @@ macro_rules! on_both {
                 super::$name(crate::support::Db::Sqlite).await;
             }
 
-            crate::support::with_postgres! {
-                #[$test]
-                async fn postgres() {
-                    super::$name(crate::support::Db::Postgres).await;
-                }
+            #[$test]
+            async fn postgres() {
+                super::$name(crate::support::Db::Postgres).await;
             }
         })+
     };
@@ -47,23 +45,14 @@ pub(crate) use on_both;
 macro_rules! on_postgres {
     ($(#[$test:meta] $name:ident;)+) => {
         $(mod $name {
-            crate::support::with_postgres! {
-                #[$test]
-                async fn postgres() {
-                    super::$name().await;
-                }
+            #[$test]
+            async fn postgres() {
+                super::$name().await;
             }
-            const _: () = { let _ = super::$name; };
         })+
     };
 }
 pub(crate) use on_postgres;
-
-/// Tests that run once there is a PostgreSQL backend.
-macro_rules! with_postgres {
-    ($($test:item)*) => { $($test)* };
-}
-pub(crate) use with_postgres;
 
 /// Which database a test runs on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -129,16 +118,18 @@ impl StoreHome {
 
     /// Runs a statement behind the back of whoever serves the store, and tells how many rows it
     /// touched.
-    pub(crate) async fn execute(&self, sql: &'static str) -> u64 {
+    pub(crate) async fn execute(&self, sql: impl sqlx::SqlSafeStr) -> u64 {
+        let sql = sql.into_sql_str();
         match self {
             Self::Sqlite { file, .. } => {
                 let mut connection = SqliteConnectOptions::new().filename(file).connect().await;
                 let connection = connection.as_mut().expect("the file is there");
-                sqlx::query(sql).execute(connection).await.expect(sql).rows_affected()
+                sqlx::query(sql).execute(connection).await.expect("it can be run").rows_affected()
             }
             Self::Postgres(database) => {
                 let mut connection = database.connect().await;
-                sqlx::query(sql).execute(&mut connection).await.expect(sql).rows_affected()
+                let done = sqlx::query(sql).execute(&mut connection).await;
+                done.expect("it can be run").rows_affected()
             }
         }
     }

@@ -20,7 +20,7 @@ use prost_types::value::Kind;
 use prost_types::{ListValue, Struct, Value};
 
 pub(crate) use config::Config;
-pub(crate) use db::{Db, StoreHome, on_both, on_postgres, with_postgres};
+pub(crate) use db::{Db, StoreHome, on_both, on_postgres};
 pub(crate) use server::TestServer;
 
 /// How long [`eventually`] waits.

@@ -362,11 +362,14 @@ fn command(config: &Config, dir: &Path, store_url: &str) -> Command {
     command
         .current_dir(dir)
         .args(["serve", "--grpc-addr", "127.0.0.1:0", "--http-addr", "127.0.0.1:0"])
-        .args(["--store", store_url])
+        .args(["--store", &config.pooled(store_url)])
         .arg("--config")
         .arg(dir.join("flowgate.toml"))
         .envs(config.env.iter().map(|(name, value)| (name, value)))
         .stdin(Stdio::null());
+    if config.pooler.is_some() {
+        command.args(["--listen-url", store_url]);
+    }
     command
 }
 

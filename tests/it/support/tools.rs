@@ -32,6 +32,15 @@ pub(super) fn postgres_bin() -> Result<PathBuf, String> {
     }
 }
 
+/// The command `pgbouncer`.
+pub(crate) fn pgbouncer() -> PathBuf {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let folders =
+        std::env::split_paths(&path).chain(["/usr/sbin".into(), "/usr/local/sbin".into()]);
+    let found = folders.map(|folder| folder.join("pgbouncer")).find(|file| file.is_file());
+    found.expect("pgbouncer is missing; run: bash tests/tools")
+}
+
 /// A file of the repository.
 pub(crate) fn repository(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)

@@ -37,9 +37,7 @@ macro_rules! conformance {
     ($($cases:tt)+) => {
         run_on!(memory, Kind::Memory, $($cases)+);
         run_on!(sqlite, Kind::Sqlite, $($cases)+);
-        crate::support::with_postgres! {
-            run_on!(postgres, Kind::Postgres, $($cases)+);
-        }
+        run_on!(postgres, Kind::Postgres, $($cases)+);
     };
 }
 

@@ -98,6 +98,11 @@ impl Cluster {
         stopped.unwrap_or_else(|error| panic!("{error}"));
     }
 
+    /// The port it listens on.
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
     /// Starts it on what it left on disk, on the same port.
     pub(crate) fn start_again(&self) {
         let started = self.keeper.lock().unwrap().order(&format!("start {}", self.port));

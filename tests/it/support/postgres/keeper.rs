@@ -6,7 +6,7 @@ use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
-use crate::support::tools;
+use super::super::tools;
 
 const SCRIPT: &str = include_str!("keeper.sh");
 
@@ -69,7 +69,7 @@ impl Drop for Keeper {
 }
 
 /// The user that PostgreSQL runs as where the tests run as root, and its group.
-fn unprivileged() -> Result<(u32, u32), String> {
+pub(crate) fn unprivileged() -> Result<(u32, u32), String> {
     let users = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
     let ids = |wanted: &str| {
         let line = users.lines().find(|line| line.split(':').next() == Some(wanted))?;

@@ -9,3 +9,4 @@ mod keeper;
 
 pub(crate) use cluster::Cluster;
 pub(crate) use database::Database;
+pub(crate) use keeper::unprivileged;
