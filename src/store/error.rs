@@ -120,6 +120,16 @@ impl BackendError {
         }
     }
 
+    /// Whether the database gave this SQLSTATE.
+    pub(super) fn has_code(&self, code: &str) -> bool {
+        match self {
+            Self::Statement { source: sqlx::Error::Database(database), .. } => {
+                database.code().is_some_and(|given| given == code)
+            }
+            _ => false,
+        }
+    }
+
     /// Whether the connection broke, so that another may work.
     pub(super) fn is_lost_connection(&self) -> bool {
         match self {

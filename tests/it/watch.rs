@@ -226,8 +226,10 @@ async fn a_paused_provider_is_told_to_those_that_wait(db: Db) {
         ..Default::default()
     };
     let id = {
-        let blocker = server.submit(submit("sim", json!({ "duration_ms": 300 }))).await;
+        let blocker = server.submit(submit("sim", json!({ "duration_ms": 600 }))).await;
         let waiting = server.submit(submit("sim", json!({}))).await;
+        eventually("one runs", async || (server.status().await.running_count == 1).then_some(()))
+            .await;
         server.provider().pause_provider(pause).await.unwrap();
         server.ended(&blocker.id).await;
         waiting.id

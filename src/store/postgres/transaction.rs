@@ -16,7 +16,7 @@ use tokio::sync::OwnedMutexGuard;
 use uuid::Uuid;
 
 use super::connect::{Address, ClockSource};
-use super::outcome;
+use super::outcome::{self, Mark};
 use super::rows::{EventColumns, ExecutionColumns, ProviderColumns, RecordColumns};
 use crate::domain::{ExecutionId, ProviderName, ProviderRecord, Record, Spec, Timestamp, WorkerId};
 use crate::store::codec::{self, Counts, provider_columns, record_columns};
@@ -36,7 +36,7 @@ pub(super) struct PgTransaction {
     clock: ClockSource,
     now: Timestamp,
     /// Which transaction this is, once it wrote to the log.
-    number: Option<String>,
+    mark: Option<Mark>,
 }
 
 impl PgTransaction {
@@ -49,12 +49,12 @@ impl PgTransaction {
         if let Some(mut connection) = lane.take()
             && let Ok(now) = begin(&mut connection, &address).await
         {
-            return Ok(Self { lane, connection, address, clock, now, number: None });
+            return Ok(Self { lane, connection, address, clock, now, mark: None });
         }
         // The connection was lost while nothing was under way: the next one may be sound.
         let mut connection = address.connect().await?;
         let now = begin(&mut connection, &address).await?;
-        Ok(Self { lane, connection, address, clock, now, number: None })
+        Ok(Self { lane, connection, address, clock, now, mark: None })
     }
 
     async fn rows(
@@ -573,22 +573,23 @@ impl Transaction for PgTransaction {
             .bind(entries.change);
         let rows = self.rows("append to the log", query).await?;
         let row = rows.first().ok_or_else(|| codec::corrupt("the revision", "meta is empty"))?;
-        self.number = Some(codec::text(row, 2)?.to_owned());
-        let at = Timestamp::from_micros(codec::int(row, 1)?);
-        Ok(Appended { first: codec::int(row, 0)?, at })
+        let (first, at) = (codec::int(row, 0)?, codec::int(row, 1)?);
+        let number = codec::text(row, 2)?.to_owned();
+        self.mark = Some(Mark { number, revision: first, at });
+        Ok(Appended { first, at: Timestamp::from_micros(at) })
     }
 
     async fn commit(self: Box<Self>) -> Result<()> {
-        let Self { mut lane, mut connection, address, number, .. } = *self;
+        let Self { mut lane, mut connection, address, mark, .. } = *self;
         let commit = sqlx::raw_sql("COMMIT").execute(&mut connection);
-        match (address.answer("commit", commit).await, number) {
+        match (address.answer("commit", commit).await, mark) {
             (Ok(_), _) => {
                 *lane = Some(connection);
                 Ok(())
             }
-            (Err(error), Some(number)) => {
+            (Err(error), Some(mark)) => {
                 drop(connection);
-                outcome::settle(&address, &number, error).await
+                outcome::settle(&address, &mark, error).await
             }
             // Nothing was logged: whoever runs it again does no harm.
             (Err(error), None) => Err(error),

@@ -36,7 +36,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(cases(48))]
+    #![proptest_config(cases(32))]
 
     #[test]
     fn postgres_does_what_the_model_does(steps in vec(step(), 1..40)) {
