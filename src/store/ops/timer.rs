@@ -12,6 +12,8 @@ use crate::store::batch::{Batch, Needs};
 
 /// The most records of each sort that one transaction moves; the rest follows in the next.
 const AT_ONCE: u32 = 500;
+/// When to look again for what is due and held by another transaction.
+const HELD_PAUSE: Duration = Duration::from_millis(100);
 
 /// Makes every change that is due.
 #[derive(Debug)]
@@ -83,7 +85,10 @@ impl Operation for Advance {
             });
         }
         batch.flush().await?;
-        advanced.next_due = batch.next_due().await?;
+        let next = batch.next_due().await?;
+        // What is due and was not found is held by another, who sees to it or lets go of it.
+        let held = |at: &Timestamp| *at <= now && !advanced.more;
+        advanced.next_due = next.map(|at| if held(&at) { now + HELD_PAUSE } else { at });
         Ok(advanced)
     }
 }

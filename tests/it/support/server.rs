@@ -24,7 +24,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
-use super::postgres::Cluster;
+use super::postgres::{Cluster, Database};
 use super::{Config, StoreHome, eventually, is_terminal};
 
 /// A start takes a fraction of a second; a loaded machine gets more.
@@ -180,6 +180,14 @@ impl TestServer {
     /// The store, as `--store` takes it.
     pub(crate) fn store_url(&self) -> String {
         self.store.url()
+    }
+
+    /// The database of a store that is in one.
+    pub(crate) fn database(&self) -> &Database {
+        match &self.store {
+            StoreHome::Postgres(database) => database,
+            StoreHome::Sqlite { .. } => panic!("the store is in a file"),
+        }
     }
 
     /// The store, to be looked at past the server.
