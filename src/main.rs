@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::Parser;
-use flowgate::admin::{self, AuditArgs, ReportFormat};
+use flowgate::admin::{self, AuditArgs, MigrateArgs, ReportFormat};
 use flowgate::cli;
 use flowgate::config::{self, ServeFlags};
 use flowgate::providers::process;
@@ -28,6 +28,8 @@ enum Command {
     Serve(Box<ServeFlags>),
     /// Check on the log of a store that every promise was kept; beside a live server if there is one
     Audit(AuditArgs),
+    /// Move a store from SQLite to PostgreSQL, with everything in it
+    Migrate(MigrateArgs),
     #[command(flatten)]
     Client(cli::Command),
 }
@@ -42,6 +44,7 @@ fn main() -> ExitCode {
     let result = match command {
         Command::Serve(flags) => serve(&flags),
         Command::Audit(args) => audit(args, &client),
+        Command::Migrate(args) => migrate(args, &client),
         Command::Client(command) => run_client(command, client),
     };
     result.unwrap_or_else(|error| {
@@ -86,8 +89,15 @@ fn serve(flags: &ServeFlags) -> anyhow::Result<ExitCode> {
 }
 
 fn audit(args: AuditArgs, options: &cli::ClientOptions) -> anyhow::Result<ExitCode> {
-    let format = if options.json() { ReportFormat::Json } else { ReportFormat::Table };
-    Ok(runtime()?.block_on(Box::pin(admin::run(args, format))))
+    Ok(runtime()?.block_on(Box::pin(admin::run(args, report_format(options)))))
+}
+
+fn migrate(args: MigrateArgs, options: &cli::ClientOptions) -> anyhow::Result<ExitCode> {
+    Ok(runtime()?.block_on(Box::pin(admin::run_migrate(args, report_format(options)))))
+}
+
+fn report_format(options: &cli::ClientOptions) -> ReportFormat {
+    if options.json() { ReportFormat::Json } else { ReportFormat::Table }
 }
 
 fn run_client(command: cli::Command, options: cli::ClientOptions) -> anyhow::Result<ExitCode> {

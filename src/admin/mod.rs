@@ -2,8 +2,10 @@
 
 mod audit;
 mod checker;
+mod migrate;
 mod report;
 
 pub use audit::{AuditArgs, AuditError, ReportFormat, audit, run};
 pub use checker::{Checker, ProviderCheck, Rule, Violation};
+pub use migrate::{MigrateArgs, MigrateError, migrate, run as run_migrate};
 pub use report::{Finding, Report};

@@ -304,6 +304,12 @@ fn a_store_is_named_by_its_url_and_shown_without_its_password() {
         "store, set by FLOWGATE_STORE, must have the form sqlite://PATH or \
          postgres://USER@HOST/DATABASE"
     );
+    for bare in ["12/hunter2", "12?hunter2", "12#hunter2", "a@b/hunter2"] {
+        let refusal = format!("postgres://me:{bare}@db/x").parse::<StoreUrl>().unwrap_err();
+        assert!(refusal.contains("%2F") && !refusal.contains("hunter2"), "{refusal}");
+    }
+    let refusal = "postgres://me:hunter2".parse::<StoreUrl>().unwrap_err();
+    assert!(!refusal.contains("hunter2"), "{refusal}");
     for bad in ["sqlite://", "sqlite://:memory:", "flowgate.db", "mysql://x", "sqlite://a?mode=ro"]
     {
         assert!(bad.parse::<StoreUrl>().is_err(), "{bad}");

@@ -76,6 +76,9 @@ pub enum BackendError {
     /// The file has a second name, under which another server could use it unnoticed.
     #[error("{0} has hard links: a store must have one name only")]
     HardLinked(PathBuf),
+    /// The file is something else.
+    #[error("{0} is not a store of Flowgate's")]
+    NotAStore(PathBuf),
     /// The file or its lock could not be opened.
     #[error("cannot open {path}")]
     Open {
@@ -116,6 +119,7 @@ impl BackendError {
             | Self::ServerTooOld { .. }
             | Self::Locked(_)
             | Self::HardLinked(_)
+            | Self::NotAStore(_)
             | Self::Open { .. } => Remedy::GiveUp,
         }
     }
@@ -186,12 +190,15 @@ fn is_lost_connection(error: &sqlx::Error) -> bool {
     }
 }
 
-/// What an error says, and after it what each of its sources says.
+/// What an error says, and after it what each of its sources says that was not said before.
 pub fn with_sources(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(error) = source {
-        write!(text, ": {error}").expect("a string takes every character");
+        let said = error.to_string();
+        if !text.ends_with(&said) {
+            write!(text, ": {said}").expect("a string takes every character");
+        }
         source = error.source();
     }
     text

@@ -14,6 +14,7 @@ mod memory;
 mod ops;
 mod postgres;
 mod sqlite;
+mod transfer;
 mod url;
 mod writer;
 
@@ -43,6 +44,7 @@ pub use ops::{
 };
 pub use postgres::{ClockSource, Listen, PostgresBackend, PostgresOptions};
 pub use sqlite::SqliteBackend;
+pub use transfer::{Census, Outcome, TransferError, Transferred, transfer};
 pub use url::StoreUrl;
 pub use writer::CommitStats;
 

@@ -2,6 +2,9 @@
 
 use std::fmt;
 use std::path::PathBuf;
+use std::str::FromStr;
+
+use sqlx::postgres::PgConnectOptions;
 
 /// Where executions are kept.
 #[derive(Clone, PartialEq, Eq)]
@@ -38,12 +41,16 @@ impl fmt::Debug for StoreUrl {
 fn without_secrets(url: &str) -> &str {
     let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
     let rest = rest.split(['?', '#']).next().unwrap_or(rest);
-    // A password with a bare slash or at sign is none that a URL can hold; if one is there all the
-    // same, too much is left out rather than too little.
     rest.rsplit_once('@').map_or(rest, |(_, place)| place)
 }
 
-impl std::str::FromStr for StoreUrl {
+/// Whether an at sign comes after the host: then part of a password would be read as a host or a
+/// database, and their names are shown.
+fn has_bare_signs(rest: &str) -> bool {
+    rest.find(['/', '?', '#']).is_some_and(|end| rest[end..].contains('@'))
+}
+
+impl FromStr for StoreUrl {
     type Err = String;
 
     /// The error does not repeat the text: a database's URL may hold a password.
@@ -60,7 +67,14 @@ impl std::str::FromStr for StoreUrl {
             Some(("postgres" | "postgresql", "")) => {
                 Err("must name a database, as in postgres://user@host/flowgate".to_owned())
             }
-            Some(("postgres" | "postgresql", _)) => Ok(Self::Postgres(text.to_owned())),
+            Some(("postgres" | "postgresql", rest)) if has_bare_signs(rest) => Err(
+                "must have '@', '/', '?' and '#' in a password written as %40, %2F, %3F and %23"
+                    .to_owned(),
+            ),
+            Some(("postgres" | "postgresql", _)) => match PgConnectOptions::from_str(text) {
+                Ok(_) => Ok(Self::Postgres(text.to_owned())),
+                Err(error) => Err(format!("cannot be read: {error}")),
+            },
             Some(_) | None => {
                 Err("must have the form sqlite://PATH or postgres://USER@HOST/DATABASE".to_owned())
             }

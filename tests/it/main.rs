@@ -13,6 +13,7 @@ mod demo;
 mod engine;
 mod large;
 mod limits;
+mod migrate;
 mod modules;
 mod pooler;
 mod process_provider;

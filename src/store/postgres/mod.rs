@@ -6,6 +6,8 @@
 
 mod bell;
 mod connect;
+mod copy;
+mod import;
 mod outcome;
 mod read;
 mod readers;
@@ -30,6 +32,7 @@ use readers::{Readers, Source};
 use transaction::PgTransaction;
 
 pub use connect::{ClockSource, Listen, PostgresOptions};
+pub(super) use import::{Import, analyze, connect_to_import};
 pub(crate) use schema::migrate;
 
 type Result<T> = std::result::Result<T, BackendError>;

@@ -4,6 +4,7 @@
 //! `BEGIN IMMEDIATE`, so that what a claim counts is younger than its lock; commits are durable
 //! (`synchronous = FULL`) before they are answered.
 
+mod export;
 mod read;
 mod rows;
 mod snapshot;
@@ -27,6 +28,7 @@ use super::{
     Snapshot, Snapshots, StoreKind, Totals, Transaction, WorkerRow,
 };
 use crate::domain::{Event, ExecutionId, ProviderName};
+pub(super) use export::Export;
 use snapshot::SqliteSnapshot;
 use transaction::SqliteTransaction;
 
@@ -50,15 +52,7 @@ impl SqliteBackend {
     /// Opens the file for serving, creating and migrating it as needed.
     pub async fn open(path: &Path) -> Result<Self> {
         let lock = lock(path)?;
-        let options = SqliteConnectOptions::new()
-            .filename(path)
-            .create_if_missing(true)
-            .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(SqliteSynchronous::Full)
-            .foreign_keys(false)
-            .pragma("wal_autocheckpoint", "4000")
-            .pragma("temp_store", "memory")
-            .disable_statement_logging();
+        let options = writing(path);
         let mut writer = options.connect().await.map_err(statement("open the store"))?;
         migrate(&mut writer).await?;
         let readers = SqlitePoolOptions::new()
@@ -81,6 +75,19 @@ impl SqliteBackend {
             .map_err(statement("open the store for reading"))?;
         Ok(Self { writer: Arc::new(Mutex::new(writer)), readers, _lock: None })
     }
+}
+
+/// How the file is opened by whoever has its lock.
+fn writing(path: &Path) -> SqliteConnectOptions {
+    SqliteConnectOptions::new()
+        .filename(path)
+        .create_if_missing(true)
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(SqliteSynchronous::Full)
+        .foreign_keys(false)
+        .pragma("wal_autocheckpoint", "4000")
+        .pragma("temp_store", "memory")
+        .disable_statement_logging()
 }
 
 /// Takes the lock file beside the database, so that two servers never share one.

@@ -79,6 +79,15 @@ impl TestStore {
         }
     }
 
+    /// Closes the store; what it left on disk goes with its home.
+    pub(crate) async fn close(self) -> StoreHome {
+        let Self { store, backend, tasks, home, .. } = self;
+        drop(store);
+        tasks.ended().await;
+        backend.close().await.unwrap();
+        home.expect("what is in memory is not left behind")
+    }
+
     /// Closes the store and opens what it left on disk.
     pub(crate) async fn reopen(self) -> Self {
         let Self { store, backend, clock, tasks, home, .. } = self;

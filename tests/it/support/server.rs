@@ -60,22 +60,26 @@ impl TestServer {
         Self::start_on(store, dir, config).await
     }
 
-    /// Starts a server on a store that is there already.
     async fn start_on(store: StoreHome, dir: TempDir, config: Config) -> Self {
         config.write(dir.path());
         let process = Process::start(&config, dir.path(), &store, 1).await;
         Self { config, dir, store, boots: 1, process }
     }
 
+    /// Starts a server on a store that there is already.
+    pub(crate) async fn start_at(store: StoreHome, config: Config) -> Self {
+        Self::start_on(store, folder(), config).await
+    }
+
     /// Starts a replica: another server on the same store, with this configuration.
     pub(crate) async fn start_beside(&self, config: Config) -> Self {
-        Self::start_on(self.store.clone(), folder(), config).await
+        Self::start_at(self.store.clone(), config).await
     }
 
     /// Starts a server in the cluster of one's own, which can be stopped under it.
     pub(crate) async fn start_in(cluster: &Arc<Cluster>, config: Config) -> Self {
         let store = StoreHome::Postgres(Arc::new(cluster.database().await));
-        Self::start_on(store, folder(), config).await
+        Self::start_at(store, config).await
     }
 
     /// Starts equal replicas on one new store.
@@ -175,6 +179,11 @@ impl TestServer {
     /// The server's own folder, in which `flowgate.toml`, `modules` and a store that is a file lie.
     pub(crate) fn dir(&self) -> &Path {
         self.dir.path()
+    }
+
+    /// Where the store is.
+    pub(crate) fn store(&self) -> &StoreHome {
+        &self.store
     }
 
     /// The store, as `--store` takes it.
