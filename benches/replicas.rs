@@ -48,7 +48,8 @@ const EVENTS: usize = 400;
 #[tokio::main]
 async fn main() {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let cluster = tokio::task::spawn_blocking(Cluster::durable).await.expect("a cluster");
+    let on_disk = || Cluster::durable_in(&std::env::temp_dir());
+    let cluster = tokio::task::spawn_blocking(on_disk).await.expect("a cluster");
     let floor = floor(&cluster.database().await).await;
     println!("floor: single-row commits, PostgreSQL, one connection    {floor:>8.0} /s");
 

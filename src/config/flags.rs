@@ -41,6 +41,10 @@ pub struct ServeFlags {
     #[arg(long, value_name = "DURATION")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub drain_timeout: Option<String>,
+    /// The most attempts this server runs at a time, over all providers [env: FLOWGATE_SLOTS] [default: 1000]
+    #[arg(long, value_name = "N")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub slots: Option<String>,
     /// Where the modules of provider `process` are [env: FLOWGATE_MODULES_DIR]
     #[arg(long, value_name = "DIR")]
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -9,6 +9,7 @@ pub(super) const TOP: &[&str] = &[
     "lease",
     "poll_interval",
     "drain_timeout",
+    "slots",
     "log_format",
     "log_level",
     "providers",

@@ -20,6 +20,7 @@ const VARIABLES: &[(&str, &str)] = &[
     ("FLOWGATE_LEASE", "lease"),
     ("FLOWGATE_POLL_INTERVAL", "poll_interval"),
     ("FLOWGATE_DRAIN_TIMEOUT", "drain_timeout"),
+    ("FLOWGATE_SLOTS", "slots"),
     ("FLOWGATE_LOG_FORMAT", "log_format"),
     ("FLOWGATE_LOG_LEVEL", "log_level"),
     ("FLOWGATE_MODULES_DIR", MODULES_DIR),
@@ -59,7 +60,7 @@ pub(super) fn gather(
     }
     for (variable, key) in VARIABLES {
         if let Some(text) = variables.get(*variable) {
-            figment = figment.merge(Layer::one(variable, key, Value::from(text.as_str())));
+            figment = figment.merge(Layer::one(variable, key, value(key, text)));
         }
     }
     let mut ignored_variables = Vec::new();
@@ -77,7 +78,8 @@ pub(super) fn gather(
     for (key, value) in flags.into_dict().into_iter().flatten() {
         let origin = format!("--{}", key.replace('_', "-"));
         let key = if key == "modules_dir" { MODULES_DIR } else { &key };
-        figment = figment.merge(Layer::one(&origin, key, value));
+        let text = value.as_str().expect("every flag is text");
+        figment = figment.merge(Layer::one(&origin, key, self::value(key, text)));
     }
     let rust_log = variables.remove("RUST_LOG");
     Ok(Layers { reader: Reader::new(figment), ignored_variables, rust_log })
@@ -101,14 +103,14 @@ fn provider_key(
     names.iter().find(alike).cloned().or(exact).map(|name| (name, key))
 }
 
-/// A variable's text as the type that its key has in the file.
+/// The text of a variable or flag as the type that its key has in the file.
 fn value(key: &str, text: &str) -> Value {
     match key {
         "env_allow" => {
             let names = text.split(',').map(str::trim).filter(|name| !name.is_empty());
             names.map(Value::from).collect::<Vec<_>>().into()
         }
-        "max_concurrent" | "max_output_bytes" => match text.trim().parse::<i64>() {
+        "max_concurrent" | "max_output_bytes" | "slots" => match text.trim().parse::<i64>() {
             Ok(number) => number.into(),
             Err(_) => text.into(),
         },

@@ -23,6 +23,9 @@ pub use flags::ServeFlags;
 
 use layers::Layers;
 
+/// Room for attempts: more than the limits of most set-ups add up to.
+const DEFAULT_SLOTS: u32 = 1_000;
+
 /// Everything a server is told at its start.
 #[derive(Clone)]
 pub struct Settings {
@@ -40,6 +43,8 @@ pub struct Settings {
     pub poll_interval: Duration,
     /// How long a shutdown takes at most, from the signal to the end of the process.
     pub drain_timeout: Duration,
+    /// The most attempts this server runs at the same time, over all providers; 1 to 100,000.
+    pub slots: u32,
     /// What is logged, and how.
     pub log: LogSettings,
     /// Every provider, by name.
@@ -130,6 +135,7 @@ pub fn load(
             Duration::from_millis(100),
             Duration::from_secs(30),
         )?,
+        slots: reader.get("slots", values::count)?.unwrap_or(DEFAULT_SLOTS),
         log: LogSettings { format: reader.get("log_format", values::log_format)?, filter },
         providers: providers::configured(&reader)?,
         ignored_variables,

@@ -91,10 +91,7 @@ fn provider(reader: &Reader, name: ProviderName) -> Result<ConfiguredProvider, C
     }
 
     let max_concurrent = reader
-        .get(&key("max_concurrent"), |number| {
-            let number = values::within(number, 1, 100_000)?;
-            u32::try_from(number).map_err(|error| error.to_string())
-        })?
+        .get(&key("max_concurrent"), values::count)?
         .unwrap_or(built_in.map_or(DEFAULT_MAX_CONCURRENT, |(.., limit)| *limit));
     let run_timeout = reader
         .get(&key("run_timeout"), |text| values::duration(text, Duration::from_millis(1)))?

@@ -68,6 +68,7 @@ fn nothing_configured_means_the_documented_defaults() {
     assert_eq!(settings.lease, Duration::from_secs(30));
     assert_eq!(settings.poll_interval, Duration::from_secs(2));
     assert_eq!(settings.drain_timeout, Duration::from_secs(30));
+    assert_eq!(settings.slots, 1_000);
     let providers = settings.providers.iter();
     let limits: Vec<_> = providers
         .map(|p| {
@@ -96,6 +97,29 @@ fn flags_win_over_variables_and_variables_over_the_file() {
     assert_eq!(settings.lease, Duration::from_secs(13));
     assert_eq!(settings.poll_interval, Duration::from_secs(12));
     assert_eq!(settings.drain_timeout, Duration::from_secs(11));
+}
+
+#[test]
+fn slots_are_a_number_wherever_they_are_set() {
+    let start = Start::with_file("slots = 11");
+    assert_eq!(start.settings().slots, 11);
+    let start = start.variable("FLOWGATE_SLOTS", "12");
+    assert_eq!(start.settings().slots, 12);
+    let flags = |slots: &str| ServeFlags { slots: Some(slots.to_owned()), ..ServeFlags::default() };
+    let start = start.flags(flags("13"));
+    assert_eq!(start.settings().slots, 13);
+    assert_eq!(
+        start.flags(flags("0")).refusal(),
+        "slots, set by --slots, must be between 1 and 100000, not 0"
+    );
+    assert_eq!(
+        Start::new().variable("FLOWGATE_SLOTS", "all").refusal(),
+        "slots, set by FLOWGATE_SLOTS, must be a whole number, not string \"all\""
+    );
+    assert_eq!(
+        Start::with_file("slots = '9'").refusal(),
+        "slots, set in flowgate.toml, must be a whole number, not string \"9\""
+    );
 }
 
 #[test]
@@ -293,11 +317,15 @@ fn a_file_that_is_not_toml_is_refused_with_the_line() {
 
 #[test]
 fn a_store_is_named_by_its_url_and_shown_without_its_password() {
-    let url = "postgres://me:hunter2@db:5432/flowgate?sslpassword=hunter3";
+    let url = "postgres://me:hunter2@db:5432/flowgate?password=hunter3";
     let settings = Start::new().variable("FLOWGATE_STORE", url).settings();
     assert_eq!(settings.store, StoreUrl::Postgres(url.to_owned()));
     assert_eq!(settings.store.to_string(), "postgres://db:5432/flowgate");
     assert!(!format!("{:?}", settings.store).contains("hunter"));
+    let mistyped = "postgres://me:hunter2@db/x?sslmod=verify-full";
+    let refusal = Start::new().variable("FLOWGATE_STORE", mistyped).refusal();
+    assert!(refusal.contains("has the parameter \"sslmod\", which means nothing"), "{refusal}");
+    assert!(!refusal.contains("hunter2"), "{refusal}");
     let refusal = Start::new().variable("FLOWGATE_STORE", "mysql://me:hunter2@db/x").refusal();
     assert_eq!(
         refusal,

@@ -17,7 +17,10 @@ pub(super) fn store(text: String) -> Result<StoreUrl, String> {
 pub(super) fn listen(text: String) -> Result<Listen, String> {
     match text.split_once("://") {
         None if text == "off" => Ok(Listen::Never),
-        Some(("postgres" | "postgresql", rest)) if !rest.is_empty() => Ok(Listen::At(text)),
+        Some(("postgres" | "postgresql", _)) => {
+            text.parse::<StoreUrl>()?;
+            Ok(Listen::At(text))
+        }
         _ => Err("must have the form postgres://USER@HOST/DATABASE, or be off".to_owned()),
     }
 }
@@ -47,6 +50,12 @@ pub(super) fn within(number: i64, least: i64, most: i64) -> Result<i64, String> 
     } else {
         Err(format!("must be between {least} and {most}, not {number}"))
     }
+}
+
+/// A number of attempts.
+pub(super) fn count(number: i64) -> Result<u32, String> {
+    let number = within(number, 1, 100_000)?;
+    u32::try_from(number).map_err(|error| error.to_string())
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "checks take what was read")]

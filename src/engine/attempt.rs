@@ -53,7 +53,8 @@ impl Engine {
     pub(super) fn start_attempt(&self, claimed: Claimed, sent: Instant) {
         let (stopper, stop) = stop_pair();
         let deadline = watch::channel(sent + self.0.settings.work_deadline()).0;
-        let attempt = ActiveAttempt { lease: claimed.lease.clone(), stopper, deadline };
+        let provider = claimed.spec.provider.clone();
+        let attempt = ActiveAttempt { lease: claimed.lease.clone(), provider, stopper, deadline };
         self.0.active.insert(attempt.clone());
         self.0.counters.started(claimed.waited);
         let span = tracing::info_span!(
@@ -87,6 +88,7 @@ impl Engine {
         let outcome = self.run(&claimed, configured, attempt, stop.clone()).await;
         let ending = ending(&claimed, outcome, stop.reason());
         let how = counted(&ending);
+        self.0.active.work_over(&attempt.lease);
         if self.settle(&attempt.lease, ending).await {
             self.0.counters.ended(&spec.provider, how, started.elapsed(), self.now());
         }

@@ -1,11 +1,12 @@
 //! The dispatcher: claims what is ready and starts it.
 //!
-//! What must stay true: it registers for wake-ups before it looks, so nothing that becomes ready
+//! What must stay true: it never claims more than it has free slots for, so that what it claimed
+//! runs at once; it registers for wake-ups before it looks, so nothing that becomes ready
 //! is missed; the poll is only the safety net. Trouble with the store is logged and retried, and
 //! never ends the loop. A claim that was sent is always answered by starting what it got, also
 //! when the server begins to shut down meanwhile.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
@@ -15,6 +16,7 @@ use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 use tokio::time::Instant;
 
+use super::agenda::Agenda;
 use super::{Engine, Inner};
 use crate::domain::{Change, ProviderName, Timestamp, Wait};
 use crate::store::{Claim, ClaimReport, Commit, Notice, Result};
@@ -53,22 +55,12 @@ impl Alarm {
     }
 }
 
-/// What the dispatcher knows to do.
-struct Agenda {
-    /// Providers at which a claim may get something.
-    claim: BTreeSet<ProviderName>,
-    /// When to look at everything, told or not.
-    poll: Instant,
-    pause: Duration,
-}
-
 impl Engine {
     /// The dispatcher's loop; returns when the server shuts down.
     pub(super) async fn dispatch(self) {
-        let Inner { store, claiming, claims_over, alarm, .. } = &*self.0;
+        let Inner { store, claiming, claims_over, alarm, active, .. } = &*self.0;
         let mut feed = store.commits();
-        let mut agenda =
-            Agenda { claim: BTreeSet::new(), poll: Instant::now(), pause: FIRST_PAUSE };
+        let mut agenda = Agenda::new(Instant::now(), FIRST_PAUSE);
         while !claiming.is_cancelled() {
             if let Err(error) = self.work_off(&mut agenda).await {
                 tracing::warn!(
@@ -93,6 +85,8 @@ impl Engine {
                 () = alarm.rung.notified() => {}
                 () = due => {}
                 () = tokio::time::sleep_until(agenda.poll) => {}
+                () = reached(agenda.look_again()) => {}
+                () = active.room_made(), if agenda.waits_for_room() => agenda.room_made(),
             }
         }
         claims_over.cancel();
@@ -100,7 +94,7 @@ impl Engine {
 
     /// Does what is due and claims what may be ready.
     async fn work_off(&self, agenda: &mut Agenda) -> Result<()> {
-        let Inner { settings, alarm, .. } = &*self.0;
+        let Inner { store, settings, alarm, active, .. } = &*self.0;
         let polling = Instant::now() >= agenda.poll;
         if polling || alarm.next() <= self.now() {
             self.advance().await?;
@@ -109,25 +103,35 @@ impl Engine {
             agenda.claim.extend(self.0.providers.keys().cloned());
             agenda.poll = Instant::now() + settings.poll_interval;
         }
-        let wanted = std::mem::take(&mut agenda.claim);
-        if wanted.is_empty() {
+        let left = agenda.left_by_others(Instant::now());
+        if !left.is_empty() {
+            agenda.claim.extend(store.claimable(left).await?);
+        }
+        let running = active.working();
+        let Some(look) = agenda.next_look(Instant::now(), |_| 1, &running) else {
             return Ok(());
-        }
+        };
         let sent = Instant::now();
-        let report = self
-            .0
-            .store
-            .claim(Claim {
-                worker: self.0.worker,
-                wanted: wanted.into_iter().map(|name| (name, u32::MAX)).collect(),
-                lease: settings.lease,
-            })
-            .await?;
-        if report.more {
-            agenda.claim.extend(report.providers.iter().map(|found| found.provider.clone()));
-        }
+        let claim = Claim {
+            worker: self.0.worker,
+            wanted: look.wanted.clone(),
+            // Also asked with no slot free: what waits for one is to say so.
+            slots: settings.slots.saturating_sub(running.values().sum()),
+            kept: self.kept_slots(&running),
+            lease: settings.lease,
+        };
+        let report = store.claim(claim).await?;
+        agenda.note(&look, &report, Instant::now(), rand::random());
         self.start_claimed(report, sent);
         Ok(())
+    }
+
+    /// How many slots are kept for providers of which nothing runs here: one for each that can do
+    /// work, and no more than half of all.
+    fn kept_slots(&self, running: &BTreeMap<ProviderName, u32>) -> u32 {
+        let Inner { able, settings, .. } = &*self.0;
+        let idle = able.iter().filter(|provider| !running.contains_key(*provider)).count();
+        u32::try_from(idle).unwrap_or(u32::MAX).min(settings.slots / 2)
     }
 
     fn start_claimed(&self, report: ClaimReport, sent: Instant) {
@@ -207,11 +211,13 @@ impl Engine {
             agenda.poll = Instant::now();
         }
         for entry in &commit.entries {
-            if self.frees_or_fills(entry)
-                && !agenda.claim.contains(&entry.provider)
-                && self.0.providers.contains_key(&entry.provider)
-            {
-                agenda.claim.insert(entry.provider.clone());
+            let tells = self.frees_or_fills(entry) && !agenda.claim.contains(&entry.provider);
+            if tells && self.0.providers.contains_key(&entry.provider) {
+                if commit.own {
+                    agenda.claim.insert(entry.provider.clone());
+                } else {
+                    agenda.heard_of_others(&entry.provider, Instant::now());
+                }
             }
         }
     }
@@ -245,5 +251,13 @@ impl Engine {
             Change::Finished { .. } | Change::LimitsChanged { .. } | Change::Resumed { .. } => true,
             Change::Claimed { .. } | Change::CancelRequested { .. } | Change::Output(_) => false,
         }
+    }
+}
+
+/// Waits until the time has come, for ever if there is none.
+async fn reached(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
     }
 }

@@ -5,6 +5,7 @@
 //! reads the log and takes commits only as a hint that there is something to read (`hub`, `watch`).
 
 mod active;
+mod agenda;
 mod attempt;
 mod cancel;
 mod dispatcher;
@@ -21,7 +22,7 @@ mod view;
 mod watch;
 mod watch_many;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -57,6 +58,8 @@ pub struct EngineSettings {
     pub lease: Duration,
     /// How often to look for work that nobody told of.
     pub poll_interval: Duration,
+    /// The most attempts to run at the same time, over all providers.
+    pub slots: u32,
     /// What can do work here, and how much of it at a time.
     pub providers: Vec<ConfiguredProvider>,
     /// The name of this machine.
@@ -85,6 +88,8 @@ struct Inner {
     store: Store,
     settings: EngineSettings,
     providers: BTreeMap<ProviderName, ConfiguredProvider>,
+    /// Those of them that could do work when the engine started: asking takes a look at the disk.
+    able: BTreeSet<ProviderName>,
     worker: WorkerId,
     started_at: Timestamp,
     epoch: String,
@@ -128,8 +133,11 @@ impl Engine {
         }
         let hub = Hub::start(&store).await?;
         let providers = settings.providers.iter().map(|p| (p.name.clone(), p.clone())).collect();
+        let able = settings.providers.iter().filter(|p| p.provider.unavailable().is_none());
+        let able = able.map(|p| p.name.clone()).collect();
         let engine = Self(Arc::new(Inner {
             providers,
+            able,
             worker,
             started_at: store.now(),
             epoch: store.head().await?.epoch,

@@ -21,6 +21,7 @@ impl Engine {
             totals: inner.store.totals().await?,
             commits: inner.store.commit_stats(),
             figures: inner.counters.figures(inner.active.len()),
+            slots: inner.settings.slots,
         })
     }
 

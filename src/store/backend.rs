@@ -33,6 +33,12 @@ pub trait Backend: Send + Sync + 'static {
     /// Entries of the log in revision order.
     async fn events(&self, query: &EventQuery) -> Result<Vec<Event>>;
 
+    /// Those of these providers that a claim may get something of, as of a moment ago and without a
+    /// lock. All of them where a claim costs no more than the question.
+    async fn claimable(&self, names: Vec<ProviderName>) -> Result<Vec<ProviderName>> {
+        Ok(names)
+    }
+
     /// What the log says of the changes after `after`, without pieces of output.
     async fn notices(&self, after: i64, limit: u32) -> Result<Vec<Notice>> {
         let query = EventQuery { after, execution: None, output: true, limit };

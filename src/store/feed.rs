@@ -32,6 +32,8 @@ pub struct Commit {
     pub entries: Vec<Notice>,
     /// A revision up to which everything is committed.
     pub newest: i64,
+    /// Whether it was made here.
+    pub own: bool,
 }
 
 /// Where commits are told.
@@ -92,15 +94,15 @@ impl Feed {
             // First, so that the follower does not tell of it too.
             shared.own().push_back((first, newest));
         }
-        self.tell(entries, newest);
+        self.tell(entries, newest, true);
         if let Some(shared) = &self.shared {
             shared.news.notify_one();
         }
     }
 
-    fn tell(&self, entries: Vec<Notice>, newest: i64) {
+    fn tell(&self, entries: Vec<Notice>, newest: i64, own: bool) {
         // No subscriber is no trouble: the log has it.
-        let _ = self.sender.send(Arc::new(Commit { entries, newest }));
+        let _ = self.sender.send(Arc::new(Commit { entries, newest, own }));
     }
 
     async fn until_closed<F: Future<Output = ()>>(
@@ -162,7 +164,7 @@ impl Feed {
                 };
                 let others = shared.without_own(page);
                 if !others.is_empty() {
-                    self.tell(others, newest);
+                    self.tell(others, newest, false);
                 }
                 position = newest;
                 if !full {
@@ -172,7 +174,7 @@ impl Feed {
         }
         let newest = backend.head().await?.revision;
         shared.past_own(newest);
-        self.tell(Vec::new(), newest);
+        self.tell(Vec::new(), newest, false);
         Ok(newest)
     }
 }

@@ -40,7 +40,7 @@ pub use feed::Commit;
 pub use memory::MemoryBackend;
 pub use ops::{
     Advanced, CancelAnswer, Claim, ClaimReport, Claimed, ExpectedRevision, GateChange, LimitChange,
-    ProviderClaims, Renewed, RequestIdConflict, SetLimitsError, Settlement, Submitted,
+    ProviderClaims, Renewed, RequestIdConflict, SetLimitsError, Settlement, Submitted, Wanted,
 };
 pub use postgres::{ClockSource, Listen, PostgresBackend, PostgresOptions};
 pub use sqlite::SqliteBackend;
@@ -97,6 +97,11 @@ impl Store {
         duration: Duration,
     ) -> Result<Vec<(ExecutionId, Renewed)>> {
         self.writer.run(ops::Renew { leases, duration }).await
+    }
+
+    /// Those of these providers that a claim may get something of, as of a moment ago.
+    pub async fn claimable(&self, names: Vec<ProviderName>) -> Result<Vec<ProviderName>> {
+        Ok(self.backend.claimable(names).await?)
     }
 
     /// Records how an attempt ended.

@@ -50,6 +50,38 @@ fn has_bare_signs(rest: &str) -> bool {
     rest.find(['/', '?', '#']).is_some_and(|end| rest[end..].contains('@'))
 }
 
+/// Parameters of a URL, as the driver knows them; also `options[NAME]`.
+const PARAMETERS: &[&str] = &[
+    "sslmode",
+    "ssl-mode",
+    "sslrootcert",
+    "ssl-root-cert",
+    "ssl-ca",
+    "sslcert",
+    "ssl-cert",
+    "sslkey",
+    "ssl-key",
+    "statement-cache-capacity",
+    "host",
+    "hostaddr",
+    "port",
+    "dbname",
+    "user",
+    "password",
+    "application_name",
+    "options",
+];
+
+/// The first parameter that would be passed over: `sslmod=verify-full` must not mean no encryption,
+/// and the driver would log its value.
+fn unknown_parameter(rest: &str) -> Option<&str> {
+    let (_, parameters) = rest.split_once('?')?;
+    let parameters = parameters.split('#').next().unwrap_or(parameters);
+    let keys = parameters.split('&').map(|pair| pair.split('=').next().unwrap_or(pair));
+    keys.filter(|key| !key.is_empty() && !key.starts_with("options"))
+        .find(|key| !PARAMETERS.contains(key))
+}
+
 impl FromStr for StoreUrl {
     type Err = String;
 
@@ -71,9 +103,15 @@ impl FromStr for StoreUrl {
                 "must have '@', '/', '?' and '#' in a password written as %40, %2F, %3F and %23"
                     .to_owned(),
             ),
-            Some(("postgres" | "postgresql", _)) => match PgConnectOptions::from_str(text) {
-                Ok(_) => Ok(Self::Postgres(text.to_owned())),
-                Err(error) => Err(format!("cannot be read: {error}")),
+            Some(("postgres" | "postgresql", rest)) => match unknown_parameter(rest) {
+                Some(key) => Err(format!(
+                    "has the parameter {key:?}, which means nothing here; known are {}",
+                    PARAMETERS.join(", ")
+                )),
+                None => match PgConnectOptions::from_str(text) {
+                    Ok(_) => Ok(Self::Postgres(text.to_owned())),
+                    Err(error) => Err(format!("cannot be read: {error}")),
+                },
             },
             Some(_) | None => {
                 Err("must have the form sqlite://PATH or postgres://USER@HOST/DATABASE".to_owned())

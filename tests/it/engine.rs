@@ -12,12 +12,13 @@ use flowgate::engine::{
     ConfiguredProvider, Cursor, Draft, Engine, EngineSettings, View, WatchEvent,
 };
 use flowgate::providers::{AttemptFailure, Call, Provider, Simulated, Success, Violation};
-use flowgate::store::{Backend, Claim, NewExecution, Settlement, Store};
+use flowgate::store::{Backend, NewExecution, Settlement, Store};
 use flowgate::tasks::Tasks;
 use serde_json::{Map, Value};
 use tokio_stream::StreamExt as _;
 
 use crate::store::faults::{Fault, Faulty};
+use crate::store::fixture::{claim, unshared};
 use crate::support::{Db, StoreHome, audit_is_clean, on_both};
 
 on_both! {
@@ -111,11 +112,7 @@ async fn a_settlement_under_an_old_token_leaves_no_trace(db: Db) {
     let limits = Limits { max_concurrent: 1 };
     store.declare(vec![("sim".parse().unwrap(), limits)]).await.unwrap();
     store.submit(vec![stored("sim")]).await.unwrap().unwrap();
-    let claim = |worker| Claim {
-        worker,
-        wanted: vec![("sim".parse().unwrap(), 1)],
-        lease: Duration::from_secs(60),
-    };
+    let claim = |worker| claim(worker, vec![unshared("sim".parse().unwrap(), 1)]);
     let (old, new) = (WorkerId::new(), WorkerId::new());
     let stale = store.claim(claim(old)).await.unwrap().claimed.pop().unwrap();
     store.recover(new).await.unwrap();
@@ -141,6 +138,7 @@ async fn start(backend: Arc<dyn Backend>) -> Engine {
     let settings = EngineSettings {
         lease: Duration::from_secs(30),
         poll_interval: Duration::from_secs(2),
+        slots: 1_000,
         providers: vec![
             provider("panics", 1, Arc::new(Panics)),
             provider("one", 1, Arc::new(Simulated)),
@@ -152,7 +150,7 @@ async fn start(backend: Arc<dyn Backend>) -> Engine {
     Engine::start(store, settings, &tasks).await.unwrap()
 }
 
-async fn submit(engine: &Engine, provider: &str, input: &str) -> ExecutionId {
+pub(crate) async fn submit(engine: &Engine, provider: &str, input: &str) -> ExecutionId {
     let stored = engine.submit(vec![draft(provider, input)]).await.unwrap();
     stored[0].view.execution.spec.id
 }
@@ -172,7 +170,7 @@ async fn ended(engine: &Engine, id: ExecutionId) -> View {
     tokio::time::timeout(Duration::from_secs(30), last).await.expect("it ends in time")
 }
 
-fn draft(provider: &str, input: &str) -> Draft {
+pub(crate) fn draft(provider: &str, input: &str) -> Draft {
     Draft {
         provider: provider.parse().unwrap(),
         input: Input { json: input.to_owned(), exact: false },

@@ -24,3 +24,4 @@ mod shutdown;
 mod store;
 mod support;
 mod watch;
+mod workers;

@@ -22,6 +22,8 @@ pub struct Status {
     pub commits: CommitStats,
     /// This worker's own figures since it booted.
     pub figures: Figures,
+    /// How many attempts this worker has room for.
+    pub slots: u32,
 }
 
 /// A worker, and whether it is still heard of.

@@ -4,29 +4,46 @@
 //! are counted, both in one transaction, so that at every revision the running executions of a
 //! provider are no more than the limit in force there.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 
+use super::share::{AT_ONCE, Offer, hand_out};
 use super::{Operation, Phase};
 use crate::domain::{Lease, ProviderName, Spec, Wait, WorkerId};
 use crate::store::batch::{Batch, Needs};
-use crate::store::{BackendError, Lane, Load};
-
-/// The most executions one claim takes of one provider; the rest follows in the next.
-const AT_ONCE: u32 = 200;
+use crate::store::{BackendError, Lane};
 
 /// Takes ready executions under a lease.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Claim {
     /// Who will run them.
     pub worker: WorkerId,
-    /// Of which providers, and how many of each at most.
-    pub wanted: Vec<(ProviderName, u32)>,
+    /// Of which providers. Where all have the same right to a slot, the earlier comes first.
+    pub wanted: Vec<Wanted>,
+    /// The most it takes in all: how many more attempts the worker has slots for.
+    pub slots: u32,
+    /// Of the slots, how many are only for providers of which the worker runs nothing yet.
+    pub kept: u32,
     /// How long the leases last.
     pub lease: Duration,
+}
+
+/// What is wanted of one provider.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wanted {
+    /// Which.
+    pub provider: ProviderName,
+    /// The most to take.
+    pub most: u32,
+    /// How many workers share its limit: with the claim the worker runs no more than its share,
+    /// rounded up. 1 where there are no others, or they have had their chance.
+    pub sharers: u32,
+    /// How many of its executions the worker runs already.
+    pub running_here: u32,
 }
 
 /// One execution to be run now.
@@ -55,6 +72,11 @@ pub struct ClaimReport {
     pub providers: Vec<ProviderClaims>,
     /// Whether another claim would get more at once.
     pub more: bool,
+    /// Providers at which it left something that is ready and may run, because the worker has its
+    /// share.
+    pub held_back: Vec<ProviderName>,
+    /// Providers at which it left something that is ready and may run, for want of a slot.
+    pub crowded_out: Vec<ProviderName>,
 }
 
 /// What a claim found at one provider.
@@ -79,50 +101,52 @@ impl Operation for Claim {
     const PHASE: Phase = Phase::Claim;
 
     fn needs<'a>(&'a self, needs: &mut Needs<'a>) {
-        needs.claims.extend(self.wanted.iter().map(|(name, _)| name.clone()));
+        needs.claims.extend(self.wanted.iter().map(|wanted| wanted.provider.clone()));
     }
 
     async fn apply(&self, batch: &mut Batch<'_>) -> Result<Self::Answer, BackendError> {
-        // A provider named twice is looked at once, with what was wanted of it in all.
-        let mut wanted: BTreeMap<&ProviderName, u32> = BTreeMap::new();
-        for (name, count) in &self.wanted {
-            let sum = wanted.entry(name).or_default();
-            *sum = sum.saturating_add(*count);
+        let mut wanted = self.wanted_once();
+        // Left out are those that have nothing to give, and those that nobody declared.
+        wanted.retain(|name, _| batch.provider(name).is_some());
+        if wanted.is_empty() {
+            return Ok(ClaimReport::default());
         }
-        let names: Vec<_> = wanted.keys().map(|&name| name.clone()).collect();
+        let names: Vec<_> = wanted.keys().cloned().collect();
         let loads = batch.fresh_loads(&names).await?;
         let mut offers: BTreeMap<_, _> = wanted
-            .into_iter()
-            .filter_map(|(name, wanted)| {
-                let provider = batch.provider(name).filter(|known| known.pause.is_none())?;
+            .into_values()
+            .filter_map(|(place, wanted)| {
+                let provider = batch.provider(&wanted.provider)?;
+                let provider = Some(provider).filter(|known| known.pause.is_none())?;
                 let limit = provider.effective().max_concurrent;
-                Some((name.clone(), Offer::new(*loads.get(name)?, limit, wanted)))
+                let offer = Offer::new(*loads.get(&wanted.provider)?, limit, &wanted, place);
+                Some((wanted.provider, offer))
             })
             .collect();
-        let wanted: Vec<_> = offers
+        let kept = hand_out(offers.values_mut(), self.slots, self.kept);
+        let look_at: Vec<_> = offers
             .iter()
-            .filter(|(_, offer)| offer.take > 0)
-            .map(|(name, offer)| (name.clone(), offer.take))
+            .map(|(name, offer)| (name.clone(), offer.look_at()))
+            .filter(|(_, count)| *count > 0)
             .collect();
         let now = batch.now();
         let mut taken = Vec::new();
-        for record in batch.ready(&wanted).await? {
-            if let Some(offer) = offers.get_mut(&record.provider) {
-                offer.claimed += 1;
+        for record in batch.ready(&look_at).await? {
+            if !offers.get_mut(&record.provider).is_some_and(Offer::claims_next) {
+                continue;
             }
             let before = record.clone();
             let (lease, charged) = batch.claim(record, self.worker, self.lease);
             taken.push((lease, before, charged));
         }
         let full = mark_waiting(batch, &offers).await?;
+        let spare = self.slots.saturating_sub(u32::try_from(taken.len()).unwrap_or(u32::MAX));
+        // Where nothing was taken nothing has changed, and another claim would get nothing either.
+        let slots_left = spare > kept && !taken.is_empty();
         let mut report = ClaimReport::default();
         for (provider, offer) in offers {
-            let more_unmarked = full.contains(&provider);
-            report.more |= more_unmarked || (offer.claimed == AT_ONCE && offer.free > AT_ONCE);
-            if offer.claimed > 0 || more_unmarked {
-                let Offer { running, limit, claimed, .. } = offer;
-                report.providers.push(ProviderClaims { provider, running, limit, claimed });
-            }
+            let lacked_slots = slots_left && offer.lacks_slots();
+            report.add(full.contains(&provider) || lacked_slots, provider, &offer);
         }
         let ids: Vec<_> = taken.iter().map(|(lease, ..)| lease.id).collect();
         let mut specs: HashMap<_, _> =
@@ -141,34 +165,52 @@ impl Operation for Claim {
     }
 }
 
-/// What one provider can give to a claim.
-struct Offer {
-    running: u32,
-    limit: u32,
-    /// How many more may run.
-    free: u32,
-    /// How many of them this claim takes if so many are ready.
-    take: u32,
-    claimed: u32,
-    has_unmarked: bool,
-}
-
-impl Offer {
-    fn new(load: Load, limit: u32, wanted: u32) -> Self {
-        let free = limit.saturating_sub(load.running);
-        let take = if load.has_ready { free.min(wanted).min(AT_ONCE) } else { 0 };
-        let Load { running, has_unmarked, .. } = load;
-        Self { running, limit, free, take, claimed: 0, has_unmarked }
+impl ClaimReport {
+    fn add(&mut self, more: bool, provider: ProviderName, offer: &Offer) {
+        let more = more || offer.is_cut();
+        self.more |= more;
+        if offer.lacks_slots() {
+            self.crowded_out.push(provider.clone());
+        } else if offer.is_left() {
+            self.held_back.push(provider.clone());
+        }
+        if offer.claimed() > 0 || more {
+            let (running, limit, claimed) = (offer.running, offer.limit, offer.claimed());
+            self.providers.push(ProviderClaims { provider, running, limit, claimed });
+        }
     }
 }
 
-/// Those left behind at a provider that is full say from now on that they wait for its limit.
-/// Returns the providers at which there may be more of them.
+impl Claim {
+    /// What is wanted, by provider, with its place: one named twice is looked at once, with what
+    /// was wanted of it in all.
+    fn wanted_once(&self) -> BTreeMap<ProviderName, (usize, Wanted)> {
+        let mut once: BTreeMap<_, (usize, Wanted)> = BTreeMap::new();
+        for (place, wanted) in self.wanted.iter().enumerate() {
+            match once.entry(wanted.provider.clone()) {
+                Entry::Vacant(entry) => {
+                    entry.insert((place, wanted.clone()));
+                }
+                Entry::Occupied(mut entry) => {
+                    let (_, first) = entry.get_mut();
+                    first.most = first.most.saturating_add(wanted.most);
+                }
+            }
+        }
+        once
+    }
+}
+
+/// Those left behind at a provider that is full, or for which there is no slot, say from now on
+/// that they wait for room. Those that another worker is expected to take do not. Returns the
+/// providers at which there may be more of them.
 async fn mark_waiting(
     batch: &mut Batch<'_>,
     offers: &BTreeMap<ProviderName, Offer>,
 ) -> Result<BTreeSet<ProviderName>, BackendError> {
-    let full = offers.iter().filter(|(_, offer)| offer.has_unmarked && offer.claimed == offer.free);
+    let waits =
+        |offer: &Offer| offer.has_unmarked && (offer.claimed() == offer.free || offer.is_crowded());
+    let full = offers.iter().filter(|(_, offer)| waits(offer));
     let full: Vec<_> = full.map(|(name, _)| name.clone()).collect();
     if full.is_empty() {
         return Ok(BTreeSet::new());

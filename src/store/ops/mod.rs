@@ -9,6 +9,7 @@ mod claim;
 mod limits;
 mod output;
 mod settle;
+mod share;
 mod submit;
 mod timer;
 mod workers;
@@ -20,7 +21,7 @@ use super::{Appended, BackendError, Lane};
 
 pub(super) use cancel::Cancel;
 pub use cancel::CancelAnswer;
-pub use claim::{Claim, ClaimReport, Claimed, ProviderClaims};
+pub use claim::{Claim, ClaimReport, Claimed, ProviderClaims, Wanted};
 pub(super) use limits::{Declare, SetGate, SetLimits};
 pub use limits::{ExpectedRevision, GateChange, LimitChange, SetLimitsError};
 pub(super) use output::AppendOutput;

@@ -114,6 +114,10 @@ impl Backend for PostgresBackend {
         read::notices(&self.readers, after, limit).await
     }
 
+    async fn claimable(&self, names: Vec<ProviderName>) -> Result<Vec<ProviderName>> {
+        read::claimable(&self.readers, &names).await
+    }
+
     async fn gate_at(&self, provider: &ProviderName, revision: i64) -> Result<Option<Event>> {
         read::gate_at(&self.readers, provider, revision).await
     }

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use super::readers::{Make, Readers, Source};
+use super::rows::is_claimable;
 use crate::domain::{Event, ExecutionId, ProviderName, Timestamp};
 use crate::store::codec::{self, Columns as _, provider_columns, state_number};
 use crate::store::{
@@ -95,6 +96,8 @@ const GATE_AT: &str = "
       AND revision <= $2
     ORDER BY revision DESC
     LIMIT 1";
+
+const CLAIMABLE: &str = concat!("SELECT name FROM providers WHERE ", is_claimable!());
 
 const PROVIDERS: &str = concat!(
     "SELECT ",
@@ -195,6 +198,16 @@ pub(super) async fn events(mut source: Source<'_>, query: &EventQuery) -> Result
 pub(super) async fn notices(readers: &Readers, after: i64, limit: u32) -> Result<Vec<Notice>> {
     let query = || sqlx::query(NOTICES).bind(after).bind(i64::from(limit));
     readers.rows("follow the log", &query).await?.iter().map(codec::notice).collect()
+}
+
+pub(super) async fn claimable(
+    readers: &Readers,
+    names: &[ProviderName],
+) -> Result<Vec<ProviderName>> {
+    let names: Vec<_> = names.iter().map(ProviderName::as_str).collect();
+    let query = || sqlx::query(CLAIMABLE).bind(&names);
+    let rows = readers.rows("look for work to claim", &query).await?;
+    rows.iter().map(|row| codec::parse(row, 0)).collect()
 }
 
 pub(super) async fn gate_at(

@@ -35,6 +35,25 @@ fn unreadable(error: sqlx::Error) -> BackendError {
     corrupt("a column", error)
 }
 
+/// Which of the providers `$1` have ready executions, and room for them or some that do not say yet
+/// that they wait.
+macro_rules! is_claimable {
+    () => {
+        "name = ANY ($1)
+      AND NOT paused
+      AND EXISTS (SELECT 1 FROM records WHERE ready AND provider = name)
+      AND (EXISTS (SELECT 1 FROM records WHERE ready AND wait = 0 AND provider = name)
+           OR coalesce(overriding_max, declared_max) > (
+               SELECT count(*)
+               FROM (SELECT 1
+                     FROM records
+                     WHERE state = 1 AND provider = name
+                     LIMIT coalesce(overriding_max, declared_max)) AS busy
+           ))"
+    };
+}
+pub(super) use is_claimable;
+
 /// Records by column, without what never changes.
 #[derive(Default)]
 pub(super) struct RecordColumns {

@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 use super::connect::{Address, ClockSource};
 use super::outcome::{self, Mark};
-use super::rows::{EventColumns, ExecutionColumns, ProviderColumns, RecordColumns};
+use super::rows::{EventColumns, ExecutionColumns, ProviderColumns, RecordColumns, is_claimable};
 use crate::domain::{ExecutionId, ProviderName, ProviderRecord, Record, Spec, Timestamp, WorkerId};
 use crate::store::codec::{self, Counts, provider_columns, record_columns};
 use crate::store::{
@@ -218,20 +218,9 @@ const PROVIDERS: &str = concat!(
 const CLAIMABLE: &str = concat!(
     "SELECT ",
     provider_columns!(),
-    " FROM providers
-    WHERE name = ANY ($1)
-      AND NOT paused
-      AND EXISTS (SELECT 1 FROM records WHERE ready AND provider = name)
-      AND (EXISTS (SELECT 1 FROM records WHERE ready AND wait = 0 AND provider = name)
-           OR coalesce(overriding_max, declared_max) > (
-               SELECT count(*)
-               FROM (SELECT 1
-                     FROM records
-                     WHERE state = 1 AND provider = name
-                     LIMIT coalesce(overriding_max, declared_max)) AS busy
-           ))
-    ORDER BY name
-    FOR UPDATE"
+    " FROM providers WHERE ",
+    is_claimable!(),
+    " ORDER BY name FOR UPDATE"
 );
 
 const PAUSES_OVER: &str = concat!(

@@ -12,7 +12,7 @@ use flowgate::domain::{
 };
 use flowgate::store::{
     Advanced, Backend, CancelAnswer, Claim, Claimed, EventQuery, ExpectedRevision, GateChange,
-    Lane, LimitChange, MemoryBackend, NewExecution, Payload, Settlement, Store, Submitted,
+    Lane, LimitChange, MemoryBackend, NewExecution, Payload, Settlement, Store, Submitted, Wanted,
 };
 use flowgate::tasks::Tasks;
 
@@ -165,8 +165,8 @@ impl TestStore {
     }
 
     pub(crate) fn claim_of(&self, wanted: &[(&str, u32)]) -> Claim {
-        let wanted = wanted.iter().map(|(provider, count)| (name(provider), *count)).collect();
-        Claim { worker: self.worker, wanted, lease: LEASE }
+        let wanted = wanted.iter().map(|(provider, count)| unshared(name(provider), *count));
+        claim(self.worker, wanted.collect())
     }
 
     pub(crate) async fn claim(&self, provider: &str, count: u32) -> Vec<Claimed> {
@@ -284,6 +284,16 @@ fn assert_agree(record: &Record, execution: &Execution) {
 
 pub(crate) fn name(text: &str) -> ProviderName {
     text.parse().unwrap()
+}
+
+/// A claim that slots do not bind.
+pub(crate) fn claim(worker: WorkerId, wanted: Vec<Wanted>) -> Claim {
+    Claim { worker, wanted, slots: u32::MAX, kept: 0, lease: LEASE }
+}
+
+/// So many of a provider, whatever others may want.
+pub(crate) fn unshared(provider: ProviderName, most: u32) -> Wanted {
+    Wanted { provider, most, sharers: 1, running_here: 0 }
 }
 
 pub(crate) fn limit_change(provider: &str, max_concurrent: Option<u32>) -> LimitChange {

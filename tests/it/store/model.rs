@@ -11,7 +11,7 @@ use flowgate::domain::{
 };
 use flowgate::store::{
     Claim, EventQuery, ExpectedRevision, GateChange, ListQuery, NewExecution, Payload, Settlement,
-    Store,
+    Store, Wanted,
 };
 use futures_util::future::join_all;
 use proptest::collection::vec;
@@ -19,8 +19,8 @@ use proptest::prelude::*;
 use tokio::runtime::{Builder, Runtime};
 
 use super::fixture::{
-    GRACE, Kind, LEASE, SECOND, TestStore, cancelled, crashed, failed, failure, limit_change, name,
-    retry, succeeded,
+    GRACE, Kind, LEASE, SECOND, TestStore, cancelled, claim, crashed, failed, failure,
+    limit_change, name, retry, succeeded,
 };
 use crate::support::Db;
 
@@ -88,7 +88,7 @@ impl Op {
 #[derive(Debug, Clone)]
 enum Op {
     Submit(Vec<New>),
-    Claim { worker: usize, wanted: Vec<(usize, u32)> },
+    Claim { worker: usize, wanted: Vec<Take>, slots: u32, kept: u32 },
     Settle { lease: usize, ending: Ending },
     Renew { leases: Vec<usize> },
     Output { lease: usize, chunks: i64 },
@@ -99,6 +99,15 @@ enum Op {
     SetLimits { changes: Vec<(usize, Option<u32>)>, expected: Option<i64>, validate_only: bool },
     Pause { provider: usize, seconds: Option<u32> },
     Resume { provider: usize },
+}
+
+/// What is wanted of a provider.
+#[derive(Debug, Clone)]
+struct Take {
+    provider: usize,
+    most: u32,
+    sharers: u32,
+    running_here: u32,
 }
 
 #[derive(Debug, Clone)]
@@ -123,8 +132,8 @@ fn op() -> impl Strategy<Value = Op> {
     let expected = proptest::option::of(0i64..60);
     prop_oneof![
         6 => vec(new(), 1..5).prop_map(Op::Submit),
-        8 => (0usize..3, vec((provider.clone(), 0u32..4), 1..4))
-            .prop_map(|(worker, wanted)| Op::Claim { worker, wanted }),
+        8 => (0usize..3, vec(take(), 1..4), prop_oneof![3 => Just(u32::MAX), 1 => 0u32..5], 0u32..3)
+            .prop_map(|(worker, wanted, slots, kept)| Op::Claim { worker, wanted, slots, kept }),
         8 => (any::<usize>(), ending()).prop_map(|(lease, ending)| Op::Settle { lease, ending }),
         2 => vec(any::<usize>(), 1..4).prop_map(|leases| Op::Renew { leases }),
         2 => (any::<usize>(), 1i64..3).prop_map(|(lease, chunks)| Op::Output { lease, chunks }),
@@ -140,6 +149,12 @@ fn op() -> impl Strategy<Value = Op> {
             .prop_map(|(provider, seconds)| Op::Pause { provider, seconds }),
         2 => provider.prop_map(|provider| Op::Resume { provider }),
     ]
+}
+
+fn take() -> impl Strategy<Value = Take> {
+    (0..PROVIDERS.len(), 0u32..4, 1u32..4, 0u32..3).prop_map(
+        |(provider, most, sharers, running_here)| Take { provider, most, sharers, running_here },
+    )
 }
 
 fn new() -> impl Strategy<Value = New> {
@@ -186,7 +201,7 @@ struct World {
 #[derive(Clone)]
 enum Call {
     Submit(Vec<NewExecution>),
-    Claim(WorkerId, Vec<(usize, u32)>),
+    Claim(Claim),
     Settle(Settlement),
     Renew(Vec<Lease>),
     Output(Lease, Vec<Chunk>),
@@ -230,7 +245,19 @@ impl World {
                 self.executions.extend(batch.iter().map(|new| new.spec.id));
                 Call::Submit(batch)
             }
-            Op::Claim { worker, wanted } => Call::Claim(workers[*worker], wanted.clone()),
+            Op::Claim { worker, wanted, slots, kept } => {
+                let wanted = wanted.iter().map(|take| Wanted {
+                    provider: name(PROVIDERS[take.provider]),
+                    most: take.most,
+                    sharers: take.sharers,
+                    running_here: take.running_here,
+                });
+                Call::Claim(Claim {
+                    slots: *slots,
+                    kept: *kept,
+                    ..claim(workers[*worker], wanted.collect())
+                })
+            }
             Op::Settle { lease: index, ending } => {
                 Call::Settle(Settlement { lease: lease(index), ending: ending.clone() })
             }
@@ -295,9 +322,8 @@ async fn answer(t: &TestStore, call: Call) -> (String, Vec<Lease>) {
     let mut leases = Vec::new();
     let said = match call {
         Call::Submit(batch) => said(&store.submit(batch).await.unwrap()),
-        Call::Claim(worker, wanted) => {
-            let wanted = wanted.iter().map(|(p, count)| (name(PROVIDERS[*p]), *count)).collect();
-            let report = store.claim(Claim { worker, wanted, lease: LEASE }).await.unwrap();
+        Call::Claim(claim) => {
+            let report = store.claim(claim).await.unwrap();
             leases.extend(report.claimed.iter().map(|claimed| claimed.lease.clone()));
             said(&report)
         }

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use flowgate::domain::{Ending, Limits, State, WorkerId};
-use flowgate::store::{Claim, ProviderClaims, Settlement};
+use flowgate::store::{ProviderClaims, Settlement};
 use futures_util::future::{join, join_all};
 
-use crate::store::fixture::{LEASE, SECOND, TestStore, ids, name, succeeded};
+use crate::store::fixture::{SECOND, TestStore, claim, ids, name, succeeded, unshared};
 
 pub(crate) async fn claims_take_the_interrupted_first_then_priority_due_time_and_id(t: &TestStore) {
     t.declare("p", 10).await;
@@ -71,11 +71,8 @@ pub(crate) async fn a_raised_limit_admits_more_at_once(t: &TestStore) {
 pub(crate) async fn many_claims_at_once_share_one_limit(t: &TestStore) {
     t.declare("p", 7).await;
     t.submit_plain("p", 50).await;
-    let claim = |_| {
-        let wanted = vec![(name("p"), 2)];
-        t.store.claim(Claim { worker: WorkerId::new(), wanted, lease: LEASE })
-    };
-    let reports = join_all((0..20).map(claim)).await;
+    let two = |_| t.store.claim(claim(WorkerId::new(), vec![unshared(name("p"), 2)]));
+    let reports = join_all((0..20).map(two)).await;
     let mut claimed: Vec<_> =
         reports.into_iter().flat_map(|report| ids(&report.unwrap().claimed)).collect();
     assert_eq!(claimed.len(), 7);

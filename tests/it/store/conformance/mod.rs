@@ -10,6 +10,7 @@ mod limits;
 mod list;
 mod log;
 mod settle;
+mod share;
 mod submit;
 mod wait;
 
@@ -66,6 +67,18 @@ conformance! {
         an_undeclared_provider_gives_nothing,
         a_claim_tells_what_to_run_and_how_busy_the_provider_was,
         a_settlement_and_a_claim_at_once_reuse_the_room,
+    ]
+    share: [
+        a_worker_that_shares_takes_its_share_and_tells_what_it_left,
+        a_share_is_of_the_limit_in_force,
+        more_workers_than_room_have_a_share_of_one,
+        what_a_share_takes_up_is_not_left,
+        what_is_left_to_others_does_not_say_that_it_waits,
+        a_claim_takes_no_more_than_there_are_slots_for,
+        few_slots_go_to_the_provider_that_runs_least,
+        kept_slots_are_for_providers_that_run_nothing,
+        slots_that_one_provider_does_not_use_are_offered_again,
+        what_no_slot_is_free_for_says_that_it_waits,
     ]
     gate: [
         a_paused_provider_gives_nothing_until_it_is_resumed,

@@ -58,17 +58,23 @@ impl Cluster {
     /// stopped.
     pub(crate) fn shared() -> Arc<Self> {
         static SHARED: OnceLock<Result<Arc<Cluster>, String>> = OnceLock::new();
-        let shared = SHARED.get_or_init(|| Self::start(Durability::None).map(Arc::new));
+        let shared =
+            SHARED.get_or_init(|| Self::start(Durability::None, &quick_folder()).map(Arc::new));
         shared.clone().unwrap_or_else(|error| panic!("{error}"))
     }
 
     /// A cluster of one's own, which keeps what it acknowledged when it is stopped.
     pub(crate) fn durable() -> Arc<Self> {
-        Arc::new(Self::start(Durability::Full).unwrap_or_else(|error| panic!("{error}")))
+        Self::durable_in(&quick_folder())
     }
 
-    fn start(durability: Durability) -> Result<Self, String> {
-        let dir = tempfile::Builder::new().prefix("flowgate-postgres-").tempdir_in(quick_folder());
+    /// The same in a folder: on a disk its commits take as long as anybody's.
+    pub(crate) fn durable_in(folder: &Path) -> Arc<Self> {
+        Arc::new(Self::start(Durability::Full, folder).unwrap_or_else(|error| panic!("{error}")))
+    }
+
+    fn start(durability: Durability, folder: &Path) -> Result<Self, String> {
+        let dir = tempfile::Builder::new().prefix("flowgate-postgres-").tempdir_in(folder);
         let dir = dir.map_err(|error| format!("cannot make a temporary folder: {error}"))?;
         let speed = if durability == Durability::None { FAST } else { "" };
         let sockets = format!("unix_socket_directories = '{}'\n", dir.path().display());
