@@ -36,6 +36,7 @@ fn status_fields(status: &GetStatusResponse) -> String {
         ("store", Some(store.kind)),
         ("epoch", Some(store.epoch)),
         ("revision", Some(store.revision.to_string())),
+        ("slots", Some(format!("{} of {} in use", status.active_count, status.slots))),
         ("size", (store.size_bytes > 0).then(|| format!("{} bytes", store.size_bytes))),
     ]);
     let executions = fields([
@@ -49,6 +50,7 @@ fn status_fields(status: &GetStatusResponse) -> String {
         ("attempts started", Some(metrics.started.to_string())),
         ("succeeded", Some(metrics.succeeded.to_string())),
         ("failed", Some(metrics.failed.to_string())),
+        ("cancelled", Some(metrics.cancelled.to_string())),
         ("tried again", Some(metrics.retried.to_string())),
         ("crashed", Some(metrics.crashed.to_string())),
         ("stale writes rejected", Some(metrics.stale_writes_rejected.to_string())),
@@ -72,11 +74,15 @@ fn workers_table(workers: &[Worker]) -> String {
         "STARTED",
         "LAST HEARTBEAT",
         "ACTIVE",
-        "SLOTS",
+        "LOAD",
+        "CPU",
+        "MEMORY",
         "SUCCEEDED",
         "FAILED",
+        "MEAN TIME",
     ];
     let rows = workers.iter().map(|worker| {
+        let resources = worker.resources.as_ref();
         [
             worker.id.clone(),
             worker.host.clone(),
@@ -84,11 +90,53 @@ fn workers_table(workers: &[Worker]) -> String {
             short::<WorkerStatus>(worker.status),
             worker.start_time.as_ref().map(show_time).unwrap_or_default(),
             worker.last_heartbeat_time.as_ref().map(show_time).unwrap_or_default(),
-            worker.active_executions.len().to_string(),
-            worker.slots.to_string(),
+            format!("{}/{}", worker.active_count, worker.slots),
+            percent(worker.load),
+            resources.map(|used| percent(used.cpu_share)).unwrap_or_default(),
+            resources.map(|used| mebibytes(used.memory_bytes)).unwrap_or_default(),
             worker.succeeded_count.to_string(),
             worker.failed_count.to_string(),
+            worker.mean_execution_time.as_ref().map(show_duration).unwrap_or_default(),
         ]
     });
     table(headings, rows)
+}
+
+fn percent(share: f64) -> String {
+    format!("{:.0}%", share * 100.0)
+}
+
+fn mebibytes(bytes: i64) -> String {
+    format!("{} MiB", bytes / (1 << 20))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pb::WorkerResources;
+
+    #[test]
+    fn a_worker_is_a_row_and_what_it_never_told_is_left_out() {
+        let told = Worker {
+            id: "a".to_owned(),
+            status: WorkerStatus::Active.into(),
+            slots: 1_000,
+            active_count: 250,
+            load: 0.25,
+            resources: Some(WorkerResources {
+                cpu_share: 0.126,
+                cpu_cores: 2,
+                memory_bytes: 13 << 20,
+            }),
+            mean_execution_time: Some(prost_types::Duration { seconds: 2, nanos: 0 }),
+            ..Worker::default()
+        };
+        let shown = workers_table(&[told, Worker { id: "old".to_owned(), ..Worker::default() }]);
+        let words = |line: usize| {
+            let line = shown.lines().nth(line).expect("a row each follows the headings");
+            line.split_whitespace().collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(words(1), "a ACTIVE 250/1000 25% 13% 13 MiB 0 0 2s");
+        assert_eq!(words(2), "old UNSPECIFIED 0/0 0% 0 0");
+    }
 }

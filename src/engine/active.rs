@@ -180,6 +180,15 @@ impl Active {
         state.attempts.len()
     }
 
+    /// How many attempts there are of each provider; providers without any are left out.
+    pub(super) fn by_provider(&self) -> BTreeMap<ProviderName, u32> {
+        let mut counts = BTreeMap::new();
+        for attempt in self.state().all() {
+            *counts.entry(attempt.provider.clone()).or_default() += 1;
+        }
+        counts
+    }
+
     /// How many attempts of each provider are at work; providers without any are left out.
     pub(super) fn working(&self) -> BTreeMap<ProviderName, u32> {
         self.state().working.clone()

@@ -28,6 +28,9 @@ const OTHERS_FIRST: Duration = Duration::from_millis(20);
 /// first; the others would only queue for the provider behind it.
 const OWN_FIRST: Duration = Duration::from_millis(4);
 
+/// The longest that a provider which somebody holds is left alone.
+const LONGEST_PATIENCE: Duration = Duration::from_millis(128);
+
 /// How long shares are not regarded once the others left work untouched: twice as long each time.
 const FIRST_UNSHARED: Duration = OTHERS_FIRST;
 const LONGEST_UNSHARED: Duration = Duration::from_secs(1);
@@ -41,6 +44,8 @@ pub(super) struct Agenda {
     heard: BTreeSet<ProviderName>,
     /// When to look at those.
     look_around: Option<Instant>,
+    /// How long to leave a provider alone that somebody holds: longer each time in a row.
+    patience: Duration,
     /// When to look at everything, told or not.
     pub(super) poll: Instant,
     /// How long to wait if the store fails once more.
@@ -80,6 +85,7 @@ impl Agenda {
             claim: BTreeSet::new(),
             heard: BTreeSet::new(),
             look_around: None,
+            patience: OWN_FIRST,
             poll,
             pause,
             held_back: BTreeSet::new(),
@@ -102,6 +108,17 @@ impl Agenda {
             self.heard.insert(provider.clone());
             self.look_around.get_or_insert(now + OWN_FIRST);
         }
+    }
+
+    /// A claim could not look at these, because somebody held them, and they have something to give.
+    pub(super) fn passed_over(&mut self, providers: &[ProviderName], now: Instant) {
+        if providers.is_empty() {
+            self.patience = OWN_FIRST;
+            return;
+        }
+        self.heard.extend(providers.iter().cloned());
+        self.look_around.get_or_insert(now + self.patience);
+        self.patience = (self.patience * 2).min(LONGEST_PATIENCE);
     }
 
     /// Providers at which others may have left something, when it is time to look.

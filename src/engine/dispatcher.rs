@@ -94,7 +94,7 @@ impl Engine {
 
     /// Does what is due and claims what may be ready.
     async fn work_off(&self, agenda: &mut Agenda) -> Result<()> {
-        let Inner { store, settings, alarm, active, .. } = &*self.0;
+        let Inner { store, settings, alarm, active, register, .. } = &*self.0;
         let polling = Instant::now() >= agenda.poll;
         if polling || alarm.next() <= self.now() {
             self.advance().await?;
@@ -108,7 +108,8 @@ impl Engine {
             agenda.claim.extend(store.claimable(left).await?);
         }
         let running = active.working();
-        let Some(look) = agenda.next_look(Instant::now(), |_| 1, &running) else {
+        let sharers = |provider: &ProviderName| register.sharers(provider);
+        let Some(look) = agenda.next_look(Instant::now(), sharers, &running) else {
             return Ok(());
         };
         let sent = Instant::now();
@@ -122,7 +123,12 @@ impl Engine {
         };
         let report = store.claim(claim).await?;
         agenda.note(&look, &report, Instant::now(), rand::random());
+        let passed_over = report.passed_over.clone();
         self.start_claimed(report, sent);
+        if !passed_over.is_empty() && !store.kind().is_exclusive() {
+            // What somebody held and still has something to give is worth another look.
+            agenda.passed_over(&store.claimable(passed_over).await?, Instant::now());
+        }
         Ok(())
     }
 

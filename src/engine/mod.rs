@@ -14,11 +14,13 @@ mod hub;
 mod lease;
 mod outlet;
 mod provider;
+mod register;
 mod request;
 mod retry;
 mod status;
 mod submit;
 mod view;
+mod vitals;
 mod watch;
 mod watch_many;
 
@@ -34,18 +36,20 @@ use tokio_util::sync::CancellationToken;
 
 use crate::domain::{ProviderName, Timestamp, WorkerId};
 use crate::providers::StopReason;
-use crate::store::{Result, Store};
+use crate::store::{Result, Store, WorkerStatus};
 use crate::tasks::Tasks;
 
 use active::Active;
 use dispatcher::Alarm;
 use figures::Counters;
 use hub::Hub;
+use register::Register;
 
 pub use request::{
     BulkCancelled, BulkRetried, ConfiguredProvider, Cursor, Draft, Figures, Filter, LimitsDraft,
-    ProviderError, ProviderView, RetryError, Status, Submission, SubmitError, View, WatchEnd,
-    WatchError, WatchEvent, WatchItem, WorkerView,
+    ProviderError, ProviderView, RetryError, ServedProvider, Status, Submission, SubmitError, View,
+    Vitals, WatchEnd, WatchError, WatchEvent, WatchItem, WorkerConfiguration, WorkerReport,
+    WorkerView,
 };
 
 /// The messages of one watch; ends by itself after the terminal change.
@@ -58,6 +62,8 @@ pub struct EngineSettings {
     pub lease: Duration,
     /// How often to look for work that nobody told of.
     pub poll_interval: Duration,
+    /// How long a shutdown takes at most; only told, the caller of [`Engine::drain`] keeps it.
+    pub drain_timeout: Duration,
     /// The most attempts to run at the same time, over all providers.
     pub slots: u32,
     /// What can do work here, and how much of it at a time.
@@ -69,6 +75,11 @@ pub struct EngineSettings {
 }
 
 impl EngineSettings {
+    /// How often to say that this worker lives: often enough that one missed does not matter.
+    pub fn heartbeat_interval(&self) -> Duration {
+        (self.lease / 3).min(Duration::from_secs(5))
+    }
+
     /// How long after its expiry a lease is reclaimed.
     pub fn reclaim_grace(&self) -> Duration {
         (self.lease / 5).max(Duration::from_secs(1))
@@ -97,6 +108,7 @@ struct Inner {
     active: Active,
     alarm: Alarm,
     counters: Counters,
+    register: Register,
     tasks: Tasks,
     accepting: AtomicBool,
     /// Ends the dispatcher, and through it new attempts.
@@ -145,6 +157,7 @@ impl Engine {
             active: Active::default(),
             alarm: Alarm::default(),
             counters: Counters::default(),
+            register: Register::default(),
             tasks: tasks.clone(),
             accepting: AtomicBool::new(true),
             claiming: CancellationToken::new(),
@@ -153,6 +166,8 @@ impl Engine {
             settings,
             store,
         }));
+        // Known to the others, and they to this one, before the first claim.
+        engine.say(WorkerStatus::Serving).await?;
         engine.spawn_loops();
         Ok(engine)
     }

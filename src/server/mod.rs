@@ -131,6 +131,7 @@ impl Server {
         let engine_settings = EngineSettings {
             lease: settings.lease,
             poll_interval: settings.poll_interval,
+            drain_timeout: settings.drain_timeout,
             slots: settings.slots,
             providers: settings.providers.clone(),
             host: rustix::system::uname().nodename().to_string_lossy().into_owned(),

@@ -138,6 +138,7 @@ async fn start(backend: Arc<dyn Backend>) -> Engine {
     let settings = EngineSettings {
         lease: Duration::from_secs(30),
         poll_interval: Duration::from_secs(2),
+        drain_timeout: Duration::from_secs(30),
         slots: 1_000,
         providers: vec![
             provider("panics", 1, Arc::new(Panics)),
@@ -155,7 +156,7 @@ pub(crate) async fn submit(engine: &Engine, provider: &str, input: &str) -> Exec
     stored[0].view.execution.spec.id
 }
 
-async fn ended(engine: &Engine, id: ExecutionId) -> View {
+pub(crate) async fn ended(engine: &Engine, id: ExecutionId) -> View {
     let cursor = Cursor { after: 0, epoch: String::new() };
     let mut watch = engine.watch(id, Some(cursor), false).await.unwrap();
     let last = async {

@@ -2,10 +2,8 @@
 
 use std::time::Duration;
 
-use serde::Deserialize;
-
 use super::scalar::{to_duration, to_i32, to_i64, to_timestamp};
-use crate::engine::{Figures, Status, WorkerView};
+use crate::engine::{Figures, ServedProvider, Status, Vitals, WorkerConfiguration, WorkerView};
 use crate::pb;
 use crate::store::{CommitStats, WorkerStatus};
 
@@ -32,14 +30,18 @@ pub(crate) fn status(status: &Status) -> pb::GetStatusResponse {
         start_time: Some(to_timestamp(status.started_at)),
         serving_state: serving_state.into(),
         metrics: Some(metrics(&status.figures)),
+        slots: to_i32(status.slots),
+        active_count: to_i32(status.figures.active),
+        load: load(status.figures.active, status.slots),
     }
 }
 
 /// A worker.
 pub(crate) fn worker(view: WorkerView) -> pb::Worker {
     let status = worker_status(&view);
-    let row = view.row;
-    let told = Told::deserialize(&row.figures).unwrap_or_default();
+    let WorkerView { row, report, .. } = view;
+    let figures = &report.figures;
+    let by_provider = report.active_by_provider.iter();
     pb::Worker {
         id: row.id.to_string(),
         host: row.host,
@@ -47,21 +49,55 @@ pub(crate) fn worker(view: WorkerView) -> pb::Worker {
         status: status.into(),
         start_time: Some(to_timestamp(row.started_at)),
         last_heartbeat_time: Some(to_timestamp(row.heartbeat_at)),
-        slots: to_i32(told.slots),
-        active_executions: told.active_executions,
-        started_count: to_i64(told.figures.started),
-        succeeded_count: to_i64(told.figures.succeeded),
-        failed_count: to_i64(told.figures.failed.saturating_add(told.figures.retried)),
+        slots: to_i32(report.slots),
+        active_executions: report.active_executions.iter().map(ToString::to_string).collect(),
+        started_count: to_i64(figures.started),
+        succeeded_count: to_i64(figures.succeeded),
+        failed_count: to_i64(figures.failed.saturating_add(figures.retried)),
+        configuration: report.configuration.map(configuration),
+        active_count: to_i32(figures.active),
+        active_by_provider: by_provider.map(|(name, n)| (name.to_string(), to_i32(*n))).collect(),
+        load: load(figures.active, report.slots),
+        cancelled_count: to_i64(figures.cancelled),
+        retried_count: to_i64(figures.retried),
+        crashed_count: to_i64(figures.crashed),
+        stale_writes_rejected: to_i64(figures.stale_writes_rejected),
+        mean_execution_time: mean_time(figures.mean_execution_ms),
+        mean_wait_time: mean_wait_time(figures),
+        watchers: to_i64(figures.watchers),
+        resources: report.vitals.as_ref().map(resources),
+        process_id: i64::from(report.pid),
     }
 }
 
-/// What a worker tells of itself, as far as clients are shown it.
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Told {
-    figures: Figures,
-    active_executions: Vec<String>,
-    slots: u32,
+fn configuration(known: WorkerConfiguration) -> pb::WorkerConfiguration {
+    let provider = |served: ServedProvider| pb::WorkerProvider {
+        name: served.name.to_string(),
+        kind: served.kind,
+        max_concurrent: to_i32(served.max_concurrent),
+    };
+    pb::WorkerConfiguration {
+        providers: known.providers.into_iter().map(provider).collect(),
+        lease: Some(to_duration(known.lease)),
+        reclaim_grace: Some(to_duration(known.reclaim_grace)),
+        heartbeat_interval: Some(to_duration(known.heartbeat_interval)),
+        poll_interval: Some(to_duration(known.poll_interval)),
+        drain_timeout: Some(to_duration(known.drain_timeout)),
+        store_kind: known.store_kind,
+    }
+}
+
+fn resources(vitals: &Vitals) -> pb::WorkerResources {
+    pb::WorkerResources {
+        cpu_share: vitals.cpu_share,
+        cpu_cores: to_i32(vitals.cores),
+        memory_bytes: to_i64(vitals.resident_bytes),
+    }
+}
+
+/// The share of slots in use; 0 where there are none.
+fn load(active: u64, slots: u32) -> f64 {
+    if slots == 0 { 0.0 } else { f64::from(to_i32(active)) / f64::from(slots) }
 }
 
 fn worker_status(view: &WorkerView) -> pb::WorkerStatus {
@@ -94,10 +130,15 @@ fn metrics(figures: &Figures) -> pb::Metrics {
         stale_writes_rejected: to_i64(figures.stale_writes_rejected),
         crashed: to_i64(figures.crashed),
         mean_execution_time: mean_time(figures.mean_execution_ms),
-        mean_wait_time: mean_time(figures.mean_wait_ms).filter(|_| figures.started > 0),
+        mean_wait_time: mean_wait_time(figures),
         watchers: to_i64(figures.watchers),
         watch_resyncs: to_i64(figures.watch_resyncs),
+        cancelled: to_i64(figures.cancelled),
     }
+}
+
+fn mean_wait_time(figures: &Figures) -> Option<prost_types::Duration> {
+    mean_time(figures.mean_wait_ms).filter(|_| figures.started > 0)
 }
 
 /// `None` before there is anything to take the mean of.
@@ -110,6 +151,7 @@ fn mean_time(milliseconds: f64) -> Option<prost_types::Duration> {
 mod tests {
     use super::*;
     use crate::domain::{Timestamp, WorkerId};
+    use crate::engine::WorkerReport;
     use crate::store::WorkerRow;
     use serde_json::json;
 
@@ -123,24 +165,61 @@ mod tests {
             heartbeat_at: Timestamp::default(),
             figures,
         };
-        WorkerView { row, lost }
+        WorkerView { report: WorkerReport::of(&row), row, lost }
     }
 
     #[test]
     fn a_worker_shows_what_it_told_of_itself() {
-        let told = json!({
-            "figures": {"started": 7, "failed": 1, "retried": 2},
-            "active_executions": ["x"],
-            "of a newer version": true,
-        });
+        let report = WorkerReport {
+            figures: Figures {
+                started: 7,
+                failed: 1,
+                retried: 2,
+                active: 3,
+                stale_writes_rejected: 4,
+                mean_execution_ms: 1_500.0,
+                ..Figures::default()
+            },
+            active_by_provider: [("sim".parse().expect("a name"), 3)].into(),
+            slots: 4,
+            pid: 99,
+            configuration: Some(WorkerConfiguration {
+                lease: Duration::from_secs(30),
+                store_kind: "sqlite".to_owned(),
+                ..WorkerConfiguration::default()
+            }),
+            vitals: Some(Vitals { cpu_share: 0.5, cores: 2, resident_bytes: 1 << 20 }),
+            ..WorkerReport::default()
+        };
+        let told = serde_json::to_value(&report).expect("a report is JSON");
         let shown = worker(view(told, WorkerStatus::Stopping, false));
-        assert_eq!((shown.started_count, shown.failed_count), (7, 3));
-        assert_eq!(shown.active_executions, ["x"]);
         assert_eq!(shown.status(), pb::WorkerStatus::Draining);
+        assert_eq!((shown.started_count, shown.failed_count, shown.retried_count), (7, 3, 2));
+        assert_eq!((shown.slots, shown.active_count, shown.load), (4, 3, 0.75));
+        assert_eq!(shown.active_by_provider, [("sim".to_owned(), 3)].into());
+        assert_eq!((shown.stale_writes_rejected, shown.process_id), (4, 99));
+        assert_eq!(shown.mean_execution_time.map(|mean| mean.nanos), Some(500_000_000));
+        let resources = shown.resources.expect("it told");
+        assert_eq!((resources.cpu_share, resources.cpu_cores), (0.5, 2));
+        let known = shown.configuration.expect("it told");
+        assert_eq!(
+            (known.lease.map(|lease| lease.seconds), &*known.store_kind),
+            (Some(30), "sqlite")
+        );
     }
 
     #[test]
     fn a_worker_of_another_version_is_shown_as_far_as_it_can_be_read() {
+        let id = "0199c2f4-7c1e-7d3a-9b1f-2f6a8c5d4e3b";
+        let told = json!({
+            "figures": {"started": 7, "failed": 1, "of a newer version": 1},
+            "active_executions": [id],
+            "of a newer version": true,
+        });
+        let shown = worker(view(told, WorkerStatus::Serving, false));
+        assert_eq!((shown.started_count, shown.failed_count, shown.slots), (7, 1, 0));
+        assert_eq!(shown.active_executions, [id]);
+        assert_eq!((shown.load, shown.configuration, shown.resources), (0.0, None, None));
         let shown = worker(view(json!(null), WorkerStatus::Stopped, false));
         assert_eq!((shown.started_count, shown.status()), (0, pb::WorkerStatus::Stopped));
     }

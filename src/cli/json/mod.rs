@@ -8,11 +8,13 @@ mod executions;
 mod providers;
 mod system;
 mod values;
+mod workers;
 
 pub(super) use executions::{cancelled_batch, execution_reply, executions_page, watched};
 pub(super) use providers::providers;
-pub(super) use system::{status, workers};
+pub(super) use system::status;
 pub(super) use values::{from_struct, from_value, to_struct};
+pub(super) use workers::workers;
 
 use std::collections::BTreeMap;
 

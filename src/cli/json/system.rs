@@ -19,6 +19,9 @@ pub(in crate::cli) fn status(status: &pb::GetStatusResponse) -> Value {
         start_time,
         serving_state,
         metrics,
+        slots,
+        active_count,
+        load,
     } = status;
     Object::default()
         .text("version", version)
@@ -32,6 +35,9 @@ pub(in crate::cli) fn status(status: &pb::GetStatusResponse) -> Value {
         .time("startTime", start_time.as_ref())
         .name::<pb::ServingState>("servingState", *serving_state)
         .set("metrics", metrics.as_ref().map(metrics_json))
+        .int32("slots", *slots)
+        .int32("activeCount", *active_count)
+        .double("load", *load)
         .done()
 }
 
@@ -68,6 +74,7 @@ fn metrics_json(metrics: &pb::Metrics) -> Value {
         mean_wait_time,
         watchers,
         watch_resyncs,
+        cancelled,
     } = metrics;
     Object::default()
         .int64("started", *started)
@@ -80,39 +87,6 @@ fn metrics_json(metrics: &pb::Metrics) -> Value {
         .duration("meanWaitTime", mean_wait_time.as_ref())
         .int64("watchers", *watchers)
         .int64("watchResyncs", *watch_resyncs)
-        .done()
-}
-
-/// ListWorkersResponse.
-pub(in crate::cli) fn workers(workers: &[pb::Worker]) -> Value {
-    Object::default().list("workers", workers.iter().map(worker)).done()
-}
-
-fn worker(worker: &pb::Worker) -> Value {
-    let pb::Worker {
-        id,
-        host,
-        version,
-        status,
-        start_time,
-        last_heartbeat_time,
-        slots,
-        active_executions,
-        started_count,
-        succeeded_count,
-        failed_count,
-    } = worker;
-    Object::default()
-        .text("id", id)
-        .text("host", host)
-        .text("version", version)
-        .name::<pb::WorkerStatus>("status", *status)
-        .time("startTime", start_time.as_ref())
-        .time("lastHeartbeatTime", last_heartbeat_time.as_ref())
-        .int32("slots", *slots)
-        .list("activeExecutions", active_executions.iter().map(|id| id.as_str().into()))
-        .int64("startedCount", *started_count)
-        .int64("succeededCount", *succeeded_count)
-        .int64("failedCount", *failed_count)
+        .int64("cancelled", *cancelled)
         .done()
 }

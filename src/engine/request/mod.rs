@@ -5,9 +5,11 @@ mod provider;
 mod status;
 mod submission;
 mod watch;
+mod worker;
 
 pub use filter::{BulkCancelled, Filter};
 pub use provider::{ConfiguredProvider, LimitsDraft, ProviderError, ProviderView};
-pub use status::{Figures, Status, WorkerView};
+pub use status::{Figures, Status};
 pub use submission::{BulkRetried, Draft, RetryError, Submission, SubmitError, View};
 pub use watch::{Cursor, WatchEnd, WatchError, WatchEvent, WatchItem};
+pub use worker::{ServedProvider, Vitals, WorkerConfiguration, WorkerReport, WorkerView};

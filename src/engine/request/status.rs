@@ -1,7 +1,7 @@
-//! What the service and its workers tell of themselves.
+//! What the service tells of itself.
 
 use crate::domain::{Timestamp, WorkerId};
-use crate::store::{CommitStats, Head, Totals, WorkerRow};
+use crate::store::{CommitStats, Head, Totals};
 
 /// What the whole service is doing.
 #[derive(Debug, Clone)]
@@ -24,15 +24,6 @@ pub struct Status {
     pub figures: Figures,
     /// How many attempts this worker has room for.
     pub slots: u32,
-}
-
-/// A worker, and whether it is still heard of.
-#[derive(Debug, Clone, PartialEq)]
-pub struct WorkerView {
-    /// How it last described itself.
-    pub row: WorkerRow,
-    /// Whether it fell silent without having stopped.
-    pub lost: bool,
 }
 
 /// What one worker counted since it booted.

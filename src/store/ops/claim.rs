@@ -77,6 +77,8 @@ pub struct ClaimReport {
     pub held_back: Vec<ProviderName>,
     /// Providers at which it left something that is ready and may run, for want of a slot.
     pub crowded_out: Vec<ProviderName>,
+    /// Providers that it did not look at: they had nothing to give, or somebody held them.
+    pub passed_over: Vec<ProviderName>,
 }
 
 /// What a claim found at one provider.
@@ -106,10 +108,16 @@ impl Operation for Claim {
 
     async fn apply(&self, batch: &mut Batch<'_>) -> Result<Self::Answer, BackendError> {
         let mut wanted = self.wanted_once();
-        // Left out are those that have nothing to give, and those that nobody declared.
-        wanted.retain(|name, _| batch.provider(name).is_some());
+        let mut report = ClaimReport::default();
+        wanted.retain(|name, _| {
+            let looked_at = batch.provider(name).is_some();
+            if !looked_at {
+                report.passed_over.push(name.clone());
+            }
+            looked_at
+        });
         if wanted.is_empty() {
-            return Ok(ClaimReport::default());
+            return Ok(report);
         }
         let names: Vec<_> = wanted.keys().cloned().collect();
         let loads = batch.fresh_loads(&names).await?;
@@ -143,7 +151,6 @@ impl Operation for Claim {
         let spare = self.slots.saturating_sub(u32::try_from(taken.len()).unwrap_or(u32::MAX));
         // Where nothing was taken nothing has changed, and another claim would get nothing either.
         let slots_left = spare > kept && !taken.is_empty();
-        let mut report = ClaimReport::default();
         for (provider, offer) in offers {
             let lacked_slots = slots_left && offer.lacks_slots();
             report.add(full.contains(&provider) || lacked_slots, provider, &offer);

@@ -1,4 +1,7 @@
 //! The register of workers.
+//!
+//! What must stay true: a heartbeat is dated by the clock of the store, whatever the worker's own
+//! says, because that is the clock its leases run on.
 
 use std::time::Duration;
 

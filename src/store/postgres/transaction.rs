@@ -213,14 +213,16 @@ const PROVIDERS: &str = concat!(
     FOR UPDATE"
 );
 
-// What is looked at before the lock only keeps replicas from queueing for a provider that has nothing
-// for any of them; what a claim goes by is counted after it.
+// What is looked at before the lock only keeps replicas from a provider that has nothing for any of
+// them; what a claim goes by is counted after it. A provider that another transaction holds is passed
+// over, so that no provider waits for another's lock. Mostly that is another's claim, which counts what
+// was committed before it; what is committed later is told to everybody, who then claim again.
 const CLAIMABLE: &str = concat!(
     "SELECT ",
     provider_columns!(),
     " FROM providers WHERE ",
     is_claimable!(),
-    " ORDER BY name FOR UPDATE"
+    " ORDER BY name FOR UPDATE SKIP LOCKED"
 );
 
 const PAUSES_OVER: &str = concat!(

@@ -1,7 +1,11 @@
 //! Several servers on one PostgreSQL database (promises P1, P2, P4, P5), and that database taken
 //! away from them. SQLite has nothing of the kind: its store is served by one server at a time.
 
+mod boots;
 mod commits;
+mod limits;
+mod meter;
+mod visible;
 mod waits;
 
 use flowgate::pb::{BatchSubmitExecutionsRequest, ExecutionState, GetExecutionRequest};

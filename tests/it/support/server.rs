@@ -91,6 +91,12 @@ impl TestServer {
         replicas
     }
 
+    /// Starts equal replicas on this store at the same moment.
+    pub(crate) async fn together(store: &StoreHome, config: &Config, count: usize) -> Vec<Self> {
+        let starting = (0..count).map(|_| Self::start_on(store.clone(), folder(), config.clone()));
+        futures_util::future::join_all(starting).await
+    }
+
     /// Ends the process if it still runs, and starts another on the same store and new ports.
     pub(crate) async fn restart(&mut self) {
         self.kill9();
@@ -157,6 +163,11 @@ impl TestServer {
         let (head, body) = reply.split_once("\r\n\r\n").expect("a head and a body");
         let status = head.split(' ').nth(1).and_then(|code| code.parse().ok());
         (status.expect("a status line"), body.to_owned())
+    }
+
+    /// The process's id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.child.id()
     }
 
     /// The memory that the process holds, in bytes.

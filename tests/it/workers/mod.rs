@@ -2,22 +2,26 @@
 //! and what is known of them.
 
 mod held;
+mod registry;
+mod sharing;
 mod slots;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use flowgate::domain::{Limits, SystemClock};
+use flowgate::domain::{Limits, SystemClock, Timestamp};
 use flowgate::engine::{ConfiguredProvider, Engine, EngineSettings};
 use flowgate::providers::Provider;
 use flowgate::store::{MemoryBackend, Store};
 use flowgate::tasks::Tasks;
 
 use crate::engine::draft;
+use crate::support::eventually;
 use held::Held;
 
-/// Nobody waits for the poll, and a heartbeat is soon.
-const LEASE: Duration = Duration::from_millis(300);
+/// Short, as heartbeats are a third of it apart and tests wait for them.
+const LEASE: Duration = Duration::from_secs(1);
+/// Longer than any test takes: nothing is found by polling.
 const NEVER: Duration = Duration::from_secs(3_600);
 
 /// A store that several engines of this process share.
@@ -29,6 +33,7 @@ fn settings(providers: Vec<ConfiguredProvider>) -> EngineSettings {
     EngineSettings {
         lease: LEASE,
         poll_interval: NEVER,
+        drain_timeout: Duration::from_secs(30),
         slots: 1_000,
         providers,
         host: "here".to_owned(),
@@ -53,4 +58,22 @@ async fn start(store: &Store, settings: EngineSettings) -> Engine {
 
 async fn submit_many(engine: &Engine, provider: &str, count: usize) {
     engine.submit((0..count).map(|_| draft(provider, "{}")).collect()).await.unwrap();
+}
+
+/// Waits until this engine has taken note of everything that the register held at the call.
+async fn takes_note(store: &Store, engine: &Engine) {
+    let mut seen = heard_of(store, engine).await;
+    // It reads the register after each; with the second, the first is sure to be over.
+    for _ in 0..2 {
+        seen = eventually("another heartbeat", async || {
+            let heard = heard_of(store, engine).await;
+            (heard > seen).then_some(heard)
+        })
+        .await;
+    }
+}
+
+async fn heard_of(store: &Store, engine: &Engine) -> Timestamp {
+    let rows = store.workers().await.unwrap();
+    rows.into_iter().find(|row| row.id == engine.worker()).unwrap().heartbeat_at
 }
