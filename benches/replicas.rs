@@ -4,8 +4,12 @@
 //! Starts a PostgreSQL of its own (see `tests/postgres_bin`), durable, and measures over gRPC:
 //!
 //! - the floor: single-row commits of PostgreSQL over one connection;
-//! - durable submits with 64 callers and executions from submission to end, with 1, 2 and 3 replicas
-//!   that the callers are spread over; every figure several times in turn, of which the median counts;
+//! - executions of 20 ms a second where each of 1, 2 and 3 replicas has 20 slots: what replicas are
+//!   added for;
+//! - durable submits with 256 callers and executions of no time from submission to end, with 1, 2 and 3
+//!   replicas that the callers are spread over. PostgreSQL, the load and all replicas share the cores of
+//!   this machine, so this says what a replica costs rather than what it brings;
+//!   every figure several times in turn, of which the median counts;
 //! - from the acknowledgement at one replica to the event on a watch at another, at light load, with
 //!   LISTEN and by polling alone;
 //! - submit-to-start at light load, and the same beside a flood at another provider.
@@ -40,10 +44,12 @@ use postgres::{Cluster, Database};
 use support::{Server, percentile, print_percentiles, request};
 
 const ROUNDS: usize = 3;
-const CALLERS: usize = 64;
-const SUBMITS: usize = 12_800;
+const CALLERS: usize = 256;
+const SUBMITS: usize = 20_480;
 const PROVIDERS: usize = 10;
 const EVENTS: usize = 400;
+const SLOTS: usize = 20;
+const SLOW: usize = 3_000;
 
 #[tokio::main]
 async fn main() {
@@ -52,6 +58,21 @@ async fn main() {
     let cluster = tokio::task::spawn_blocking(on_disk).await.expect("a cluster");
     let floor = floor(&cluster.database().await).await;
     println!("floor: single-row commits, PostgreSQL, one connection    {floor:>8.0} /s");
+
+    let mut bounded: HashMap<usize, Vec<f64>> = HashMap::new();
+    for _ in 0..ROUNDS {
+        for replicas in 1..=3 {
+            let rate = slot_bound(&cluster, folder.path(), replicas).await;
+            bounded.entry(replicas).or_default().push(rate);
+        }
+    }
+    for replicas in 1..=3 {
+        let rate = median(&bounded[&replicas]);
+        println!(
+            "{replicas} replicas of {SLOTS} slots, executions of 20 ms: {rate:>8.0} /s ({:.2} of one replica)",
+            rate / median(&bounded[&1]),
+        );
+    }
 
     let mut submits: HashMap<usize, Vec<f64>> = HashMap::new();
     let mut ends: HashMap<usize, Vec<f64>> = HashMap::new();
@@ -98,6 +119,28 @@ async fn floor(database: &Database) -> f64 {
         commits += 1;
     }
     f64::from(commits) / started.elapsed().as_secs_f64()
+}
+
+/// Executions of 20 ms a second, with so many slots a replica.
+async fn slot_bound(cluster: &Arc<Cluster>, folder: &Path, replicas: usize) -> f64 {
+    let config: String = (0..PROVIDERS).map(|n| provider(&format!("p{n}"), 50)).collect();
+    let database = cluster.database().await;
+    let slots = SLOTS.to_string();
+    let start = |_| Server::start(folder, &database.url(), &config, &["--slots", &slots]);
+    let servers: Vec<_> = (0..replicas).map(start).collect();
+    for server in &servers {
+        server.status().await;
+    }
+    let started = Instant::now();
+    for n in 0..SLOW / 500 {
+        let requests = (0..500).map(|n| request(&format!("p{}", n % PROVIDERS), 20)).collect();
+        let batch = BatchSubmitExecutionsRequest { requests };
+        servers[n % replicas].executions().batch_submit_executions(batch).await.expect("stored");
+    }
+    while servers[0].status().await.succeeded_count < SLOW as i64 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    SLOW as f64 / started.elapsed().as_secs_f64()
 }
 
 /// Submits a second, and executions that went from submission to end a second.

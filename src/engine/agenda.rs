@@ -22,11 +22,14 @@ use crate::store::{ClaimReport, Wanted};
 
 /// How long others are given to take their share, on average: longer than the way from a commit to
 /// the claims that it wakes, and shorter than anybody notices. Spread, that replicas take turns.
-const OTHERS_FIRST: Duration = Duration::from_millis(20);
+const OTHERS_FIRST: Duration = Duration::from_millis(30);
 
 /// How long the replica that made a change is left to claim by itself what it let in. It was there
 /// first; the others would only queue for the provider behind it.
-const OWN_FIRST: Duration = Duration::from_millis(4);
+const OWN_FIRST: Duration = Duration::from_millis(5);
+
+/// When to look whether what waits for room waits rightly. Mostly it does, so seldom.
+const WAITING_PAUSE: Duration = Duration::from_millis(20);
 
 /// The longest that a provider which somebody holds is left alone.
 const LONGEST_PATIENCE: Duration = Duration::from_millis(128);
@@ -104,10 +107,19 @@ impl Agenda {
 
     /// Another replica may have left something at this provider.
     pub(super) fn heard_of_others(&mut self, provider: &ProviderName, now: Instant) {
+        self.look_around_at(provider, now + OWN_FIRST);
+    }
+
+    /// Something waits for room at this provider, and room may have been made before it was stored.
+    pub(super) fn heard_of_waiting(&mut self, provider: &ProviderName, now: Instant) {
+        self.look_around_at(provider, now + WAITING_PAUSE);
+    }
+
+    fn look_around_at(&mut self, provider: &ProviderName, at: Instant) {
         if !self.heard.contains(provider) {
             self.heard.insert(provider.clone());
-            self.look_around.get_or_insert(now + OWN_FIRST);
         }
+        self.look_around = Some(self.look_around.map_or(at, |before| before.min(at)));
     }
 
     /// A claim could not look at these, because somebody held them, and they have something to give.
@@ -349,7 +361,7 @@ mod tests {
             spans.push(day.agenda.unshared[&name("p")].span.as_millis());
             day.now += LONGEST_UNSHARED;
         }
-        assert_eq!(spans, [20, 40, 80, 160, 320, 640, 1_000, 1_000]);
+        assert_eq!(spans, [30, 60, 120, 240, 480, 960, 1_000, 1_000]);
         day.leave();
         let look = day.wait();
         day.found(&look, &[], &[], &[]);

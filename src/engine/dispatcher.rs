@@ -100,7 +100,7 @@ impl Engine {
             self.advance().await?;
         }
         if polling {
-            agenda.claim.extend(self.0.providers.keys().cloned());
+            agenda.claim.extend(self.0.able.iter().cloned());
             agenda.poll = Instant::now() + settings.poll_interval;
         }
         let left = agenda.left_by_others(Instant::now());
@@ -217,15 +217,31 @@ impl Engine {
             agenda.poll = Instant::now();
         }
         for entry in &commit.entries {
-            let tells = self.frees_or_fills(entry) && !agenda.claim.contains(&entry.provider);
-            if tells && self.0.providers.contains_key(&entry.provider) {
-                if commit.own {
-                    agenda.claim.insert(entry.provider.clone());
-                } else {
-                    agenda.heard_of_others(&entry.provider, Instant::now());
-                }
+            let tells = self.frees_or_fills(entry);
+            let provider = &entry.provider;
+            if agenda.claim.contains(provider) || !self.0.able.contains(provider) {
+                continue;
+            }
+            if tells && commit.own {
+                agenda.claim.insert(provider.clone());
+            } else if tells {
+                agenda.heard_of_others(provider, Instant::now());
+            } else if self.may_be_outdated(entry) {
+                agenda.heard_of_waiting(provider, Instant::now());
             }
         }
+    }
+
+    /// Whether the entry says that something waits for room, and room may have been made since it was
+    /// looked for: what others commit is not seen by a transaction that is under way.
+    fn may_be_outdated(&self, entry: &Notice) -> bool {
+        let waits = matches!(
+            entry.change,
+            Some(
+                Change::Submitted { wait: Wait::Limit } | Change::WaitChanged { wait: Wait::Limit }
+            )
+        );
+        waits && !self.0.store.kind().is_exclusive()
     }
 
     /// Whether a claim at the entry's provider may get more than before; sets the alarm for what
@@ -235,7 +251,7 @@ impl Engine {
         match change {
             Change::Submitted { wait } | Change::WaitChanged { wait } => match wait {
                 Wait::None => true,
-                // Those wait for room, and whoever frees it is heard of.
+                // Those wait for room, and whoever makes it from then on is heard of.
                 Wait::Limit => false,
                 Wait::Scheduled { until } | Wait::Backoff { until } => {
                     self.0.alarm.ring_at(*until);

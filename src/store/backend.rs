@@ -39,7 +39,7 @@ pub trait Backend: Send + Sync + 'static {
         Ok(names)
     }
 
-    /// What the log says of the changes after `after`, without pieces of output.
+    /// What the log says of the changes after `after`, without pieces of output and without claims.
     async fn notices(&self, after: i64, limit: u32) -> Result<Vec<Notice>> {
         let query = EventQuery { after, execution: None, output: true, limit };
         Ok(self.events(&query).await?.into_iter().map(Notice::from).collect())
@@ -87,7 +87,7 @@ pub enum Lane {
     Leases,
     /// Changes executions and providers.
     Changes,
-    /// Claims: waits for other replicas that claim of the same provider.
+    /// Claims.
     Claims,
 }
 
@@ -132,7 +132,8 @@ pub trait Transaction: Send {
     async fn lock_providers(&mut self, names: &[ProviderName]) -> Result<Vec<ProviderRecord>>;
 
     /// Locks and reads those of these providers that a claim may get something of, in order of their
-    /// names. May leave out, without waiting for it, one that had nothing to give a moment ago.
+    /// names. May leave out, without waiting for it, one that had nothing to give a moment ago or that
+    /// somebody holds.
     async fn lock_claimable(&mut self, names: &[ProviderName]) -> Result<Vec<ProviderRecord>> {
         self.lock_providers(names).await
     }
@@ -213,7 +214,7 @@ pub struct Notice {
     pub provider: ProviderName,
     /// The execution that changed; `None` if the provider itself did.
     pub execution: Option<ExecutionId>,
-    /// What changed; `None` if it is a piece of output.
+    /// What changed; `None` if it is a piece of output, or another replica's claim.
     pub change: Option<Change>,
 }
 

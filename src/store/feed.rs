@@ -20,8 +20,10 @@ const CAPACITY: usize = 1_024;
 /// had better look at everything.
 const PAGE: u32 = 2_000;
 const PAGES: usize = 10;
-/// How long rings are put together into one.
-const RING_PAUSE: Duration = Duration::from_millis(3);
+/// How long rings are put together into one, and what was rung for into one look at the log. Under load
+/// there would be as many looks as commits, of every replica at all others'.
+const RING_PAUSE: Duration = Duration::from_millis(4);
+const LOOK_PAUSE: Duration = Duration::from_millis(4);
 /// How long to wait after the log could not be read.
 const RETRY: Duration = Duration::from_millis(250);
 
@@ -133,7 +135,9 @@ impl Feed {
             match self.catch_up(shared, &*backend, position).await {
                 Ok(reached) => {
                     position = Some(reached);
+                    let rested = tokio::time::Instant::now() + LOOK_PAUSE;
                     shared.bell.heard().await;
+                    tokio::time::sleep_until(rested).await;
                 }
                 Err(error) => {
                     tracing::debug!(error = %with_sources(&error), "cannot follow the log yet");

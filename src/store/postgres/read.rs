@@ -80,8 +80,11 @@ const EVENTS_OF_ONE: &str = "
     ORDER BY revision
     LIMIT $3";
 
+// That something was claimed concerns only those who watch it, and they read what it says.
 const NOTICES: &str = "
-    SELECT revision, execution_id, provider, CASE WHEN kind = 1 THEN NULL ELSE change END
+    SELECT
+        revision, execution_id, provider,
+        CASE WHEN kind = 1 OR starts_with(change, '{\"claimed\"') THEN NULL ELSE change END
     FROM events
     WHERE revision > $1
     ORDER BY revision

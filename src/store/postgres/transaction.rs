@@ -215,8 +215,7 @@ const PROVIDERS: &str = concat!(
 
 // What is looked at before the lock only keeps replicas from a provider that has nothing for any of
 // them; what a claim goes by is counted after it. A provider that another transaction holds is passed
-// over, so that no provider waits for another's lock. Mostly that is another's claim, which counts what
-// was committed before it; what is committed later is told to everybody, who then claim again.
+// over, so that no provider waits for another's lock; whoever claims looks at it again a moment later.
 const CLAIMABLE: &str = concat!(
     "SELECT ",
     provider_columns!(),

@@ -1,6 +1,8 @@
 //! Providers that keep a record of their own: how many of their modules ran at the same time, on all
 //! replicas together. What the store says of it is not asked.
 
+use std::path::PathBuf;
+
 use flowgate::pb::SubmitExecutionRequest;
 use serde_json::json;
 use tempfile::TempDir;
@@ -53,5 +55,15 @@ impl Meter {
         let counts = record.lines().map(|line| line.parse().expect("a count"));
         let counts: Vec<u32> = counts.collect();
         Reading { runs: counts.len(), most: counts.into_iter().max().unwrap_or(0) }
+    }
+
+    /// Where its modules work.
+    pub(super) fn dir(&self) -> PathBuf {
+        self.dir.path().canonicalize().unwrap()
+    }
+
+    /// The limit that its record must keep to.
+    pub(super) fn limit(&self) -> u32 {
+        self.limit
     }
 }

@@ -2,6 +2,7 @@
 //! away from them. SQLite has nothing of the kind: its store is served by one server at a time.
 
 mod boots;
+mod chaos;
 mod commits;
 mod limits;
 mod meter;

@@ -8,7 +8,9 @@ use serde_json::json;
 use sqlx::Executor as _;
 use sqlx::postgres::PgConnection;
 
-use crate::support::{Config, Db, TestServer, audit_is_clean, eventually, on_postgres, submit};
+use crate::support::{
+    Config, Db, TestServer, audit_is_clean, eventually, is_terminal, on_postgres, submit,
+};
 
 on_postgres! {
     #[tokio::test(flavor = "multi_thread")]
@@ -17,6 +19,8 @@ on_postgres! {
     an_execution_that_somebody_holds_keeps_no_other_of_its_provider_waiting;
     #[tokio::test(flavor = "multi_thread")]
     a_session_that_falls_silent_inside_a_transaction_costs_nobody_a_lease;
+    #[tokio::test]
+    what_is_submitted_while_another_replica_makes_room_needs_no_poll;
     #[tokio::test]
     an_execution_that_is_due_but_held_by_another_session_is_waited_for_calmly;
 }
@@ -117,4 +121,28 @@ async fn an_execution_that_is_due_but_held_by_another_session_is_waited_for_calm
     assert!(done < 100, "{done} transactions in a second, and nothing to do");
     session.execute("ROLLBACK").await.unwrap();
     server.ended(&id).await;
+}
+
+async fn what_is_submitted_while_another_replica_makes_room_needs_no_poll() {
+    let config = Config::on(Db::Postgres).simulated("sim", 1).env("FLOWGATE_POLL_INTERVAL", "60s");
+    let first = TestServer::start(config.clone()).await;
+    let running = first.submit(submit("sim", json!({ "duration_ms": 1_500 }))).await.id;
+    eventually("it runs", async || (first.status().await.running_count == 1).then_some(())).await;
+    let second = first.start_beside(config).await;
+    // To store it takes longer than the other runs: when it began the provider was full.
+    let linger = "
+        CREATE FUNCTION linger() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN
+            PERFORM pg_sleep(2.5);
+            RETURN NEW;
+        END $$;
+        CREATE TRIGGER lingering BEFORE INSERT ON executions
+            FOR EACH ROW EXECUTE FUNCTION linger()";
+    first.database().connect().await.execute(linger).await.unwrap();
+    let submitted = second.submit(submit("sim", json!({}))).await;
+    assert!(is_terminal(&first.get(&running).await), "room was made before it was stored");
+    let since = Instant::now();
+    second.ended(&submitted.id).await;
+    let took = since.elapsed();
+    assert!(took < SOON, "{took:?}");
 }

@@ -323,7 +323,9 @@ async fn answer(t: &TestStore, call: Call) -> (String, Vec<Lease>) {
     let said = match call {
         Call::Submit(batch) => said(&store.submit(batch).await.unwrap()),
         Call::Claim(claim) => {
-            let report = store.claim(claim).await.unwrap();
+            let mut report = store.claim(claim).await.unwrap();
+            // A hint only: some databases can tell beforehand that there is nothing to be had.
+            report.passed_over.clear();
             leases.extend(report.claimed.iter().map(|claimed| claimed.lease.clone()));
             said(&report)
         }

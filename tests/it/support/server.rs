@@ -25,7 +25,7 @@ use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
 use super::postgres::{Cluster, Database};
-use super::{Config, StoreHome, eventually, is_terminal};
+use super::{Config, StoreHome, is_terminal};
 
 /// A start takes a fraction of a second; a loaded machine gets more.
 const START_DEADLINE: Duration = Duration::from_secs(30);
@@ -63,6 +63,7 @@ impl TestServer {
     async fn start_on(store: StoreHome, dir: TempDir, config: Config) -> Self {
         config.write(dir.path());
         let process = Process::start(&config, dir.path(), &store, 1).await;
+        let process = process.unwrap_or_else(|said| panic!("the server did not start:\n{said}"));
         Self { config, dir, store, boots: 1, process }
     }
 
@@ -99,10 +100,16 @@ impl TestServer {
 
     /// Ends the process if it still runs, and starts another on the same store and new ports.
     pub(crate) async fn restart(&mut self) {
+        self.try_restart().await.unwrap_or_else(|said| panic!("the server did not start:\n{said}"));
+    }
+
+    /// The same, but returns what it said if it gave up, as it does without its database.
+    pub(crate) async fn try_restart(&mut self) -> Result<(), String> {
         self.kill9();
         self.boots += 1;
         let dir = self.dir.path();
-        self.process = Process::start(&self.config, dir, &self.store, self.boots).await;
+        self.process = Process::start(&self.config, dir, &self.store, self.boots).await?;
+        Ok(())
     }
 
     /// Kills the process without a warning, and waits until it is gone.
@@ -314,7 +321,13 @@ impl Drop for TestServer {
 }
 
 impl Process {
-    async fn start(config: &Config, dir: &Path, store: &StoreHome, boot: u32) -> Self {
+    /// What it said, if it gave up.
+    async fn start(
+        config: &Config,
+        dir: &Path,
+        store: &StoreHome,
+        boot: u32,
+    ) -> Result<Self, String> {
         let stdout = log_file(dir, boot, "stdout");
         let child = command(config, dir, &store.url())
             .stdout(File::create(&stdout).unwrap())
@@ -329,13 +342,19 @@ impl Process {
         let told = tokio::time::timeout(START_DEADLINE, process.listening(&stdout)).await;
         if !matches!(told, Ok(true)) {
             let stderr = read(&log_file(dir, boot, "stderr"));
-            panic!("the server did not start:\n{}{stderr}", read(&stdout));
+            return Err(read(&stdout) + &stderr);
         }
         process.channel = Endpoint::from_shared(format!("http://{}", process.grpc_addr))
             .expect("the server prints an address")
             .connect_lazy();
-        eventually("the server is ready", async || process.is_serving().await.then_some(())).await;
-        process
+        let until = Instant::now() + START_DEADLINE;
+        while !process.is_serving().await {
+            if Instant::now() > until {
+                return Err("it is not ready in time".to_owned());
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        Ok(process)
     }
 
     /// Waits until both addresses were printed; false if the process ended before.

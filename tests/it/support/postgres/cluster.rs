@@ -117,8 +117,13 @@ impl Cluster {
 
     /// A connection that may do everything, such as `pg_terminate_backend`, in no test's database.
     pub(crate) async fn admin(&self) -> PgConnection {
-        let options = self.options("postgres", "postgres");
-        options.connect().await.unwrap_or_else(|error| panic!("cannot reach PostgreSQL: {error}"))
+        let admin = self.try_admin().await;
+        admin.unwrap_or_else(|error| panic!("cannot reach PostgreSQL: {error}"))
+    }
+
+    /// The same, while it may be down.
+    pub(crate) async fn try_admin(&self) -> sqlx::Result<PgConnection> {
+        self.options("postgres", "postgres").connect().await
     }
 
     /// An empty store of its own, gone when it is dropped.

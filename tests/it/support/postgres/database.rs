@@ -64,11 +64,13 @@ impl Database {
 
     /// A connection behind the back of whoever serves it.
     pub(crate) async fn connect(&self) -> PgConnection {
-        let options = self.cluster.options(USER, &self.name);
-        options
-            .connect()
-            .await
-            .unwrap_or_else(|error| panic!("cannot reach {}: {error}", self.url()))
+        let connection = self.try_connect().await;
+        connection.unwrap_or_else(|error| panic!("cannot reach {}: {error}", self.url()))
+    }
+
+    /// The same, while the database may be down.
+    pub(crate) async fn try_connect(&self) -> sqlx::Result<PgConnection> {
+        self.cluster.options(USER, &self.name).connect().await
     }
 
     /// The cluster it is in.
