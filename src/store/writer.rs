@@ -245,25 +245,41 @@ impl WriterTask {
             let mut jobs = self.collect(first);
             // Stable: operations of one phase keep the order they came in.
             jobs.sort_by_key(|job| job.phase());
-            match self.attempt(&mut jobs).await {
+            match self.attempt(&mut jobs, TRIES).await {
                 Ok(appended) => jobs.into_iter().for_each(|job| job.answer(Ok(appended))),
-                Err(error) if jobs.len() > 1 && error.remedy() == Remedy::RunSingly => {
+                Err(error) if jobs.len() > 1 && error.remedy() != Remedy::GiveUp => {
                     tracing::warn!(
                         error = %with_sources(&error), operations = jobs.len(),
                         "a group commit failed, its operations run singly"
                     );
-                    for job in jobs {
-                        let mut single = [job];
-                        let outcome = self.attempt(&mut single).await;
-                        let [job] = single;
-                        job.answer(outcome.map_err(StoreError::from));
-                    }
+                    // What somebody holds costs no more than one wait, and only those that need it.
+                    let tries = if error.remedy() == Remedy::RunAgain { 1 } else { TRIES };
+                    self.run_singly(jobs, tries).await;
                 }
                 Err(error) => {
                     let error = StoreError::from(error);
                     jobs.into_iter().for_each(|job| job.answer(Err(error.clone())));
                 }
             }
+        }
+    }
+
+    async fn run_singly(&self, jobs: Vec<Box<dyn Job>>, tries: u32) {
+        let mut gone: Option<StoreError> = None;
+        for job in jobs {
+            if let Some(gone) = &gone {
+                job.answer(Err(gone.clone()));
+                continue;
+            }
+            let mut single = [job];
+            let outcome = self.attempt(&mut single, tries).await;
+            let [job] = single;
+            let is_gone = outcome.as_ref().is_err_and(|it| it.remedy() == Remedy::GiveUp);
+            let outcome = outcome.map_err(StoreError::from);
+            if is_gone {
+                gone = outcome.as_ref().err().cloned();
+            }
+            job.answer(outcome);
         }
     }
 
@@ -299,7 +315,11 @@ impl WriterTask {
 
     /// Runs the operations as one transaction, again if it lost to another or its connection broke
     /// before the commit.
-    async fn attempt(&self, jobs: &mut [Box<dyn Job>]) -> Result<Appended, BackendError> {
+    async fn attempt(
+        &self,
+        jobs: &mut [Box<dyn Job>],
+        tries: u32,
+    ) -> Result<Appended, BackendError> {
         let started = Instant::now();
         for attempt in 1.. {
             let transaction = AssertUnwindSafe(self.transact(jobs)).catch_unwind();
@@ -309,7 +329,7 @@ impl WriterTask {
                 Err(error) => error,
             };
             let again = error.remedy() == Remedy::RunAgain;
-            if !again || attempt == TRIES || started.elapsed() > TRY_FOR {
+            if !again || attempt >= tries || started.elapsed() > TRY_FOR {
                 return Err(error);
             }
             tracing::debug!(error = %with_sources(&error), lane = ?self.lane, "a transaction is run again");

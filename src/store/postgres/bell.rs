@@ -12,7 +12,7 @@ use sqlx::postgres::{PgConnectOptions, PgConnection, PgListener, PgPoolOptions};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
 
-use super::connect::{Address, Listen, PostgresOptions, parse};
+use super::connect::{Address, Listen, PostgresOptions, parse, within};
 use super::statement;
 use crate::store::{BackendError, Bell};
 
@@ -79,8 +79,8 @@ impl PgBell {
     /// Waits for a ring; `Err` if none can be heard.
     async fn hear(&self, ears: &mut Ears) -> Result<()> {
         if ears.listener.is_none() {
-            let at = self.listen_at.as_ref().filter(|_| Instant::now() >= ears.retry_at);
-            let Some(at) = at else { return std::future::pending().await };
+            let Some(at) = &self.listen_at else { return std::future::pending().await };
+            tokio::time::sleep_until(ears.retry_at).await;
             ears.retry_at = Instant::now() + RETRY;
             ears.listener = Some(self.listen(at).await?);
             if ears.complained.take().is_some() {
@@ -107,11 +107,17 @@ impl PgBell {
         }
     }
 
+    async fn ring_over(&self, connection: &mut PgConnection) -> Result<()> {
+        let ring = sqlx::raw_sql("NOTIFY flowgate").execute(connection);
+        self.address.short_answer("tell other replicas", ring).await.map(drop)
+    }
+
     /// A network can lose a connection without a word: one that was silent is asked.
     async fn still_listening(&self, ears: &mut Ears) -> Result<()> {
         const DOING: &str = "ask whether the connection that listens is alive";
         let Some(listener) = &mut ears.listener else { return Ok(()) };
-        let alive = self.address.answer(DOING, sqlx::raw_sql("SELECT 1").execute(&mut *listener));
+        let patience = self.poll.min(RETRY);
+        let alive = within(patience, DOING, sqlx::raw_sql("SELECT 1").execute(&mut *listener));
         let alive = alive.await.map(drop);
         if alive.is_err() {
             ears.listener = None;
@@ -124,12 +130,15 @@ impl PgBell {
 impl Bell for PgBell {
     async fn ring(&self) -> Result<()> {
         let mut hand = self.hand.lock().await;
-        let mut connection = match hand.take() {
-            Some(connection) => connection,
-            None => self.address.connect().await?,
-        };
-        let ring = sqlx::raw_sql("NOTIFY flowgate").execute(&mut connection);
-        self.address.answer("tell other replicas", ring).await?;
+        if let Some(mut connection) = hand.take()
+            && self.ring_over(&mut connection).await.is_ok()
+        {
+            *hand = Some(connection);
+            return Ok(());
+        }
+        // It was lost while it was idle: the next one may be sound.
+        let mut connection = self.address.connect().await?;
+        self.ring_over(&mut connection).await?;
         *hand = Some(connection);
         Ok(())
     }

@@ -76,6 +76,9 @@ pub(super) struct Patience {
     idle: Duration,
     /// This side waits for an answer: beyond it the connection is given up.
     pub(super) answer: Duration,
+    /// The same where work is lost if it takes longer, and for what takes no time if the connection
+    /// is sound: beyond it another connection is tried.
+    pub(super) short_answer: Duration,
     /// A connection is made.
     pub(super) connect: Duration,
 }
@@ -89,6 +92,7 @@ impl Patience {
             statement,
             idle: sixth,
             answer: statement + Duration::from_secs(2),
+            short_answer: sixth + Duration::from_millis(500),
             connect: Duration::from_secs(5),
         }
     }
@@ -133,6 +137,7 @@ impl Address {
             SET LOCAL lock_timeout = {lock};
             SET LOCAL statement_timeout = {statement};
             SET LOCAL idle_in_transaction_session_timeout = {idle};
+            SET LOCAL tcp_user_timeout = {idle};
             SET LOCAL plan_cache_mode = force_generic_plan;
             SET LOCAL jit = off;
             SET LOCAL enable_seqscan = off;
@@ -180,10 +185,28 @@ impl Address {
         doing: &'static str,
         answer: impl Future<Output = sqlx::Result<T>>,
     ) -> Result<T, BackendError> {
-        match tokio::time::timeout(self.patience.answer, answer).await {
-            Ok(answer) => answer.map_err(statement(doing)),
-            Err(_) => Err(BackendError::NoAnswer(doing)),
-        }
+        within(self.patience.answer, doing, answer).await
+    }
+
+    /// The same for what must not take long.
+    pub(super) async fn short_answer<T>(
+        &self,
+        doing: &'static str,
+        answer: impl Future<Output = sqlx::Result<T>>,
+    ) -> Result<T, BackendError> {
+        within(self.patience.short_answer, doing, answer).await
+    }
+}
+
+/// An answer of the database, if it comes in time.
+pub(super) async fn within<T>(
+    patience: Duration,
+    doing: &'static str,
+    answer: impl Future<Output = sqlx::Result<T>>,
+) -> Result<T, BackendError> {
+    match tokio::time::timeout(patience, answer).await {
+        Ok(answer) => answer.map_err(statement(doing)),
+        Err(_) => Err(BackendError::NoAnswer(doing)),
     }
 }
 

@@ -37,6 +37,10 @@ pub(crate) use schema::migrate;
 
 type Result<T> = std::result::Result<T, BackendError>;
 
+/// How many reads go on at the same time: of clients, and of what keeps replicas going.
+const READERS: u32 = 5;
+const CONTROL_READERS: u32 = 2;
+
 /// A connection that is made when it is first needed, and again when it broke.
 type Slot = Arc<Mutex<Option<PgConnection>>>;
 
@@ -47,7 +51,10 @@ pub struct PostgresBackend {
     leases: Slot,
     changes: Slot,
     claims: Slot,
+    /// For clients.
     readers: Readers,
+    /// For what keeps replicas going, which no client is to hold up.
+    control: Readers,
     bell: Arc<PgBell>,
 }
 
@@ -69,10 +76,11 @@ impl PostgresBackend {
 
     fn new(options: &PostgresOptions) -> Result<Self> {
         let address = Arc::new(Address::new(options)?);
-        let readers = Readers::new(Arc::clone(&address));
+        let readers = Readers::new(Arc::clone(&address), READERS);
+        let control = Readers::new(Arc::clone(&address), CONTROL_READERS);
         let bell = Arc::new(PgBell::new(Arc::clone(&address), options)?);
         let (leases, changes, claims) = Default::default();
-        Ok(Self { address, clock: options.clock, leases, changes, claims, readers, bell })
+        Ok(Self { address, clock: options.clock, leases, changes, claims, readers, control, bell })
     }
 }
 
@@ -89,8 +97,14 @@ impl Backend for PostgresBackend {
             Lane::Changes => &self.changes,
             Lane::Claims => &self.claims,
         };
+        let patience = match lane {
+            // The work of a lease that is not renewed in time is stopped: another try may be in time.
+            Lane::Leases => self.address.patience.short_answer,
+            Lane::Changes | Lane::Claims => self.address.patience.answer,
+        };
         let slot = Arc::clone(slot).lock_owned().await;
-        Ok(Box::new(PgTransaction::begin(slot, Arc::clone(&self.address), self.clock).await?))
+        let address = Arc::clone(&self.address);
+        Ok(Box::new(PgTransaction::begin(slot, address, self.clock, patience).await?))
     }
 
     async fn close(&self) -> Result<()> {
@@ -111,11 +125,11 @@ impl Backend for PostgresBackend {
     }
 
     async fn notices(&self, after: i64, limit: u32) -> Result<Vec<Notice>> {
-        read::notices(&self.readers, after, limit).await
+        read::notices(&self.control, after, limit).await
     }
 
     async fn claimable(&self, names: Vec<ProviderName>) -> Result<Vec<ProviderName>> {
-        read::claimable(&self.readers, &names).await
+        read::claimable(&self.control, &names).await
     }
 
     async fn gate_at(&self, provider: &ProviderName, revision: i64) -> Result<Option<Event>> {
@@ -123,7 +137,7 @@ impl Backend for PostgresBackend {
     }
 
     async fn head(&self) -> Result<Head> {
-        read::head(Source::Pool(&self.readers)).await
+        read::head(Source::Pool(&self.control)).await
     }
 
     async fn providers(&self) -> Result<Vec<ProviderRow>> {
@@ -135,7 +149,7 @@ impl Backend for PostgresBackend {
     }
 
     async fn workers(&self) -> Result<Vec<WorkerRow>> {
-        read::workers(&self.readers).await
+        read::workers(&self.control).await
     }
 
     fn bell(&self) -> Option<Arc<dyn Bell>> {

@@ -67,6 +67,11 @@ pub(super) async fn settle(
 async fn ask(address: &Address, mark: &Mark) -> Result<Outcome, BackendError> {
     let Mark { number, revision, at } = mark;
     let mut connection = address.connect().await?;
+    // A standby that is not promoted yet may still learn of the commit.
+    let standby = one(address, &mut connection, "SELECT pg_is_in_recovery()".to_owned()).await?;
+    if standby.try_get::<bool, _>(0).map_err(statement(DOING))? {
+        return Ok(Outcome::Open);
+    }
     let status = format!("SELECT pg_xact_status('{number}'::xid8)");
     let status = match one(address, &mut connection, status).await {
         Ok(row) => row.try_get::<Option<String>, _>(0).map_err(statement(DOING))?,

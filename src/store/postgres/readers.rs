@@ -16,9 +16,6 @@ use crate::store::{BackendError, EventQuery, Head, Snapshot};
 
 type Result<T> = std::result::Result<T, BackendError>;
 
-/// How many reads go on at the same time.
-const READERS: u32 = 5;
-
 /// Makes a statement, as often as it has to be sent.
 pub(super) type Make<'m, 'q> = &'m (dyn Fn() -> Query<'q, Postgres, PgArguments> + Sync);
 
@@ -45,18 +42,19 @@ impl Source<'_> {
 #[derive(Clone)]
 pub(super) struct Readers {
     pool: PgPool,
+    connections: u32,
     address: Arc<Address>,
 }
 
 impl Readers {
-    pub(super) fn new(address: Arc<Address>) -> Self {
+    pub(super) fn new(address: Arc<Address>, connections: u32) -> Self {
         let pool = PgPoolOptions::new()
-            .max_connections(READERS)
+            .max_connections(connections)
             .acquire_timeout(address.patience.connect)
             // A broken connection shows when it is used.
             .test_before_acquire(false)
             .connect_lazy_with(address.options().clone());
-        Self { pool, address }
+        Self { pool, connections, address }
     }
 
     async fn connection(&self) -> Result<PoolConnection<Postgres>> {
@@ -69,7 +67,7 @@ impl Readers {
         doing: &'static str,
         query: Make<'_, '_>,
     ) -> Result<Vec<PgRow>> {
-        for _ in 0..READERS {
+        for _ in 0..self.connections {
             match self.rows_once(doing, query()).await {
                 Err(error) if error.is_lost_connection() => {}
                 rows => return rows,

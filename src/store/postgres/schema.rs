@@ -34,6 +34,7 @@ pub(crate) async fn migrate(connection: &mut PgConnection) -> Result<(), Backend
     let prepare = format!(
         "DEALLOCATE ALL;
         SET LOCAL statement_timeout = 0;
+        SET LOCAL idle_in_transaction_session_timeout = '1min';
         SET LOCAL lock_timeout = '10min';
         SELECT pg_advisory_xact_lock({LOCK})"
     );

@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use sqlx::Postgres;
@@ -15,7 +16,7 @@ use sqlx::query::Query;
 use tokio::sync::OwnedMutexGuard;
 use uuid::Uuid;
 
-use super::connect::{Address, ClockSource};
+use super::connect::{Address, ClockSource, within};
 use super::outcome::{self, Mark};
 use super::rows::{EventColumns, ExecutionColumns, ProviderColumns, RecordColumns, is_claimable};
 use crate::domain::{ExecutionId, ProviderName, ProviderRecord, Record, Spec, Timestamp, WorkerId};
@@ -34,6 +35,8 @@ pub(super) struct PgTransaction {
     connection: PgConnection,
     address: Arc<Address>,
     clock: ClockSource,
+    /// How long an answer may take.
+    patience: Duration,
     now: Timestamp,
     /// Which transaction this is, once it wrote to the log.
     mark: Option<Mark>,
@@ -45,16 +48,17 @@ impl PgTransaction {
         mut lane: OwnedMutexGuard<Option<PgConnection>>,
         address: Arc<Address>,
         clock: ClockSource,
+        patience: Duration,
     ) -> Result<Self> {
         if let Some(mut connection) = lane.take()
-            && let Ok(now) = begin(&mut connection, &address).await
+            && let Ok(now) = begin(&mut connection, &address, address.patience.short_answer).await
         {
-            return Ok(Self { lane, connection, address, clock, now, mark: None });
+            return Ok(Self { lane, connection, address, clock, patience, now, mark: None });
         }
         // The connection was lost while nothing was under way: the next one may be sound.
         let mut connection = address.connect().await?;
-        let now = begin(&mut connection, &address).await?;
-        Ok(Self { lane, connection, address, clock, now, mark: None })
+        let now = begin(&mut connection, &address, address.patience.answer).await?;
+        Ok(Self { lane, connection, address, clock, patience, now, mark: None })
     }
 
     async fn rows(
@@ -63,7 +67,7 @@ impl PgTransaction {
         query: Query<'_, Postgres, PgArguments>,
     ) -> Result<Vec<PgRow>> {
         let query = self.address.prepared(query);
-        self.address.answer(doing, query.fetch_all(&mut self.connection)).await
+        within(self.patience, doing, query.fetch_all(&mut self.connection)).await
     }
 
     async fn records_of(
@@ -88,14 +92,18 @@ impl PgTransaction {
         query: Query<'_, Postgres, PgArguments>,
     ) -> Result<()> {
         let query = self.address.prepared(query);
-        self.address.answer(doing, query.execute(&mut self.connection)).await.map(drop)
+        within(self.patience, doing, query.execute(&mut self.connection)).await.map(drop)
     }
 }
 
 /// Begins a transaction; returns the time it began.
-async fn begin(connection: &mut PgConnection, address: &Address) -> Result<Timestamp> {
+async fn begin(
+    connection: &mut PgConnection,
+    address: &Address,
+    patience: Duration,
+) -> Result<Timestamp> {
     let begin = sqlx::raw_sql(address.begin()).fetch_one(connection);
-    let row = address.answer("begin a transaction", begin).await?;
+    let row = within(patience, "begin a transaction", begin).await?;
     codec::int(&row, 0).map(Timestamp::from_micros)
 }
 

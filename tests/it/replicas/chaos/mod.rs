@@ -2,7 +2,7 @@
 //! killed and frozen, sessions terminated, the database crashes. What was acknowledged ends, what a
 //! frozen replica says too late is refused, and every watcher reads the log.
 //!
-//! `FLOWGATE_TEST_CHAOS_SECONDS` sets how long that goes on (30 unless set), `FLOWGATE_TEST_SEED` the
+//! `FLOWGATE_TEST_CHAOS_SECONDS` sets how long that goes on (60 unless set), `FLOWGATE_TEST_SEED` the
 //! seed. `tests/chaos` is the long form.
 
 mod clients;
@@ -40,7 +40,7 @@ const RECOVERY: Duration = Duration::from_secs(120);
 
 async fn whatever_goes_wrong_nothing_acknowledged_is_lost_and_watchers_see_all() {
     let seed: u64 = from_env("FLOWGATE_TEST_SEED", 1);
-    let seconds: u64 = from_env("FLOWGATE_TEST_CHAOS_SECONDS", 30);
+    let seconds: u64 = from_env("FLOWGATE_TEST_CHAOS_SECONDS", 60);
     println!("{seconds} seconds with seed {seed}");
     let fleet = Arc::new(Fleet::start(REPLICAS).await);
     let played = play(&fleet, seed, Duration::from_secs(seconds));
