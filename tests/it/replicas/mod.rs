@@ -6,6 +6,7 @@ mod chaos;
 mod commits;
 mod limits;
 mod meter;
+mod slow;
 mod visible;
 mod waits;
 

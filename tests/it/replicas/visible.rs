@@ -16,7 +16,9 @@ use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 use serde_json::json;
 
-use crate::support::{Config, Db, TestServer, audit_is_clean, eventually, on_postgres, submit};
+use crate::support::{
+    Config, Db, TestServer, audit_is_clean, eventually, is_terminal, on_postgres, submit,
+};
 
 on_postgres! {
     #[tokio::test(flavor = "multi_thread")]
@@ -25,6 +27,8 @@ on_postgres! {
     a_cancellation_through_another_replica_stops_the_attempt_within_two_seconds;
     #[tokio::test(flavor = "multi_thread")]
     a_cancellation_that_nobody_rings_for_stops_the_attempt_with_the_next_poll;
+    #[tokio::test(flavor = "multi_thread")]
+    what_nobody_rings_for_is_seen_and_run_with_the_next_poll;
     #[tokio::test(flavor = "multi_thread")]
     a_provider_paused_through_any_replica_is_claimed_from_by_none;
     #[tokio::test(flavor = "multi_thread")]
@@ -70,10 +74,11 @@ async fn watch_of_all_begins_with_everything(replicas: &[TestServer]) {
     }
 }
 
-/// Far below the poll, and far above what a loaded machine takes.
+/// Before the next heartbeat of a watch, which would bring it too, and far above what a loaded machine
+/// takes.
 async fn soon<T>(future: impl Future<Output = T>) -> T {
-    let deadline = Duration::from_secs(10);
-    tokio::time::timeout(deadline, future).await.expect("it needs no poll")
+    let deadline = Duration::from_secs(8);
+    tokio::time::timeout(deadline, future).await.expect("it comes soon")
 }
 
 async fn a_cancellation_through_another_replica_stops_the_attempt_within_two_seconds() {
@@ -102,7 +107,8 @@ async fn a_cancellation_that_nobody_rings_for_stops_the_attempt_with_the_next_po
         worst = worst.max(cancelled_after(&first, &second).await);
     }
     println!("an attempt was stopped {worst:?} after its cancellation at the latest");
-    assert!(worst < poll + Duration::from_secs(1), "{worst:?}");
+    // A margin for a loaded machine; the next renewal would be later still.
+    assert!(worst < poll + Duration::from_secs(4), "{worst:?}");
 }
 
 /// How long it takes from the cancellation through the replica that does not run it until the
@@ -123,6 +129,40 @@ async fn cancelled_after(first: &TestServer, second: &TestServer) -> Duration {
     let ended = other.ended(&id).await;
     assert_eq!(ended.state(), ExecutionState::Cancelled, "{ended:?}");
     since.elapsed()
+}
+
+async fn what_nobody_rings_for_is_seen_and_run_with_the_next_poll() {
+    let config = config()
+        .env("FLOWGATE_LISTEN_URL", "off")
+        .env("FLOWGATE_POLL_INTERVAL", "500ms")
+        .env("FLOWGATE_SLOTS", "1");
+    let first = TestServer::start(config.clone()).await;
+    let busy = first.submit(submit("sim", json!({ "duration_ms": 60_000 }))).await.id;
+    eventually("it runs", async || (first.status().await.running_count == 1).then_some(())).await;
+    let second = first.start_beside(config).await;
+    let watch_one = WatchExecutionRequest { id: busy.clone(), ..Default::default() };
+    let mut one = second.execution().watch_execution(watch_one).await.unwrap().into_inner();
+    soon(one.message()).await.unwrap().expect("a snapshot");
+    let watch_all = WatchExecutionsRequest { after_revision: Some(0), ..Default::default() };
+    let mut all = second.execution().watch_executions(watch_all).await.unwrap().into_inner();
+
+    // The first has no slot for it, and the second is not told.
+    let id = first.submit(submit("sim", json!({}))).await.id;
+    let seen = soon(async {
+        loop {
+            let message = all.message().await.unwrap().expect("it goes on");
+            if let Some(watch_executions_response::Event::Execution(execution)) = message.event
+                && execution.id == id
+                && is_terminal(&execution)
+            {
+                return execution;
+            }
+        }
+    });
+    assert_eq!(seen.await.state(), ExecutionState::Succeeded);
+    let request = CancelExecutionRequest { id: busy, ..Default::default() };
+    first.execution().cancel_execution(request).await.unwrap();
+    while soon(one.message()).await.unwrap().is_some() {}
 }
 
 /// The whole log.

@@ -124,7 +124,7 @@ async fn an_execution_that_is_due_but_held_by_another_session_is_waited_for_calm
 }
 
 async fn what_is_submitted_while_another_replica_makes_room_needs_no_poll() {
-    let config = Config::on(Db::Postgres).simulated("sim", 1).env("FLOWGATE_POLL_INTERVAL", "60s");
+    let config = Config::on(Db::Postgres).simulated("sim", 1).env("FLOWGATE_POLL_INTERVAL", "20s");
     let first = TestServer::start(config.clone()).await;
     let running = first.submit(submit("sim", json!({ "duration_ms": 1_500 }))).await.id;
     eventually("it runs", async || (first.status().await.running_count == 1).then_some(())).await;
