@@ -146,7 +146,7 @@ pub enum EndCause {
     Failed,
     /// It was stopped on request.
     Cancelled,
-    /// Its worker handed it back at shutdown.
+    /// Its worker handed it back: at shutdown, or because it got it too late to begin.
     Released,
     /// It panicked under its worker.
     Crashed,

@@ -28,7 +28,7 @@ pub enum ErrorCode {
     ModuleNotFound,
     /// The module's file exists but could not be started.
     ModuleStartFailed,
-    /// Handed back at shutdown; seen on attempts only.
+    /// Handed back at shutdown, or got too late to begin; seen on attempts only.
     Released,
     /// The result is larger than may be stored.
     OutputTooLarge,

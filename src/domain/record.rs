@@ -228,7 +228,7 @@ impl Record {
                 let failure = Failure::new(
                     ErrorCode::Released,
                     true,
-                    "handed back by a worker shutting down",
+                    "handed back by its worker, unfinished",
                 );
                 let end = lease.end(EndCause::Released, Some(failure), None);
                 self.charged = self.charged.saturating_sub(1);

@@ -46,6 +46,8 @@ enum Outcome {
     Panicked,
     /// It did not end within its grace and was dropped.
     Dropped,
+    /// Its time was over before it could begin: the claim took too long.
+    NotBegun,
 }
 
 impl Engine {
@@ -85,7 +87,11 @@ impl Engine {
             return;
         };
         tracing::debug!("attempt started");
-        let outcome = self.run(&claimed, configured, attempt, stop.clone()).await;
+        let outcome = if started < *attempt.deadline.borrow() {
+            self.run(&claimed, configured, attempt, stop.clone()).await
+        } else {
+            Outcome::NotBegun
+        };
         let ending = ending(&claimed, outcome, stop.reason());
         let how = counted(&ending);
         self.0.active.work_over(&attempt.lease);
@@ -276,6 +282,7 @@ fn ending(claimed: &Claimed, outcome: Outcome, reason: Option<StopReason>) -> En
             let failure = Failure::new(ErrorCode::Crashed, true, "the attempt panicked");
             Ending::Crashed { failure }
         }
+        (Outcome::NotBegun, _) => Ending::Released,
         (Outcome::Returned(Ok(success)), _) => succeeded(success),
         // Fenced if the store has given the execution to another; if it only could not be reached
         // for too long, this says that nobody works on it any more.

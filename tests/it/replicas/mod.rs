@@ -4,6 +4,7 @@
 mod boots;
 mod chaos;
 mod commits;
+mod leases;
 mod limits;
 mod meter;
 mod slow;
