@@ -10,6 +10,7 @@
 mod config;
 mod db;
 pub(crate) mod postgres;
+mod process;
 mod server;
 pub(crate) mod tools;
 
