@@ -13,6 +13,7 @@ mod read;
 mod readers;
 mod rows;
 mod schema;
+mod statements;
 mod transaction;
 
 use std::sync::Arc;
