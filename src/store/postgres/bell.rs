@@ -2,7 +2,7 @@
 //!
 //! What must stay true: a ring is a transaction of its own and carries no data, because NOTIFY inside
 //! the hot transactions would make them wait for each other; and whoever waits for one is never left
-//! waiting longer than the poll, whatever is broken.
+//! waiting for long after the poll, whatever is broken.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,17 +10,19 @@ use std::time::Duration;
 use async_trait::async_trait;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgListener, PgPoolOptions};
 use tokio::sync::Mutex;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout_at};
 
 use super::connect::{Address, Listen, PostgresOptions, parse, within};
 use super::statement;
-use crate::store::{BackendError, Bell};
+use crate::store::{BackendError, Bell, with_sources};
 
 type Result<T> = std::result::Result<T, BackendError>;
 
 const CHANNEL: &str = "flowgate";
 /// How long to wait before another try to LISTEN.
 const RETRY: Duration = Duration::from_secs(1);
+/// What a try takes at the longest, if the poll is shorter.
+const SHORTEST_TRY: Duration = Duration::from_millis(250);
 
 /// This replica's bell.
 pub(super) struct PgBell {
@@ -73,23 +75,27 @@ impl PgBell {
             listener.listen(CHANNEL).await?;
             Ok(listener)
         };
-        self.address.answer(DOING, listening).await
+        // Whoever waits to hear does not look meanwhile.
+        within(self.poll.clamp(SHORTEST_TRY, RETRY), DOING, listening).await
     }
 
-    /// Waits for a ring; `Err` if none can be heard.
-    async fn hear(&self, ears: &mut Ears) -> Result<()> {
-        if ears.listener.is_none() {
-            let Some(at) = &self.listen_at else { return std::future::pending().await };
-            tokio::time::sleep_until(ears.retry_at).await;
-            ears.retry_at = Instant::now() + RETRY;
-            ears.listener = Some(self.listen(at).await?);
-            if ears.complained.take().is_some() {
-                tracing::info!("Hears of other replicas at once again");
-            }
-            // What was rung before is found by looking.
-            return Ok(());
+    /// Makes it possible to hear if it is not and it is time to try; `true` if it was not before.
+    async fn open_ears(&self, ears: &mut Ears) -> Result<bool> {
+        let Some(at) = &self.listen_at else { return Ok(false) };
+        if ears.listener.is_some() || Instant::now() < ears.retry_at {
+            return Ok(false);
         }
-        let Some(listener) = &mut ears.listener else { return Ok(()) };
+        ears.retry_at = Instant::now() + RETRY;
+        ears.listener = Some(self.listen(at).await?);
+        if ears.complained.take().is_some() {
+            tracing::info!("Hears of other replicas at once again");
+        }
+        Ok(true)
+    }
+
+    /// Waits for a ring; `Err` if the connection broke.
+    async fn hear(ears: &mut Ears) -> Result<()> {
+        let Some(listener) = &mut ears.listener else { return std::future::pending().await };
         match listener.try_recv().await {
             Ok(Some(_)) => {
                 // Whatever else was rung meanwhile is one and the same.
@@ -104,6 +110,18 @@ impl PgBell {
                 ears.listener = None;
                 Err(statement("hear of other replicas")(error))
             }
+        }
+    }
+
+    /// Says once in a while that rings are not heard.
+    fn complain(&self, ears: &mut Ears, error: &BackendError) {
+        let long_ago = |then: Instant| then.elapsed() > Duration::from_secs(60);
+        if ears.complained.is_none_or(long_ago) {
+            ears.complained = Some(Instant::now());
+            tracing::warn!(
+                error = %with_sources(error),
+                "cannot hear of other replicas at once, looks every {:?} instead", self.poll
+            );
         }
     }
 
@@ -145,20 +163,19 @@ impl Bell for PgBell {
 
     async fn heard(&self) {
         let mut ears = self.ears.lock().await;
-        let heard = match timeout(self.poll, self.hear(&mut ears)).await {
+        let began = Instant::now();
+        match self.open_ears(&mut ears).await {
+            // What was rung before is found by looking.
+            Ok(true) => return,
+            Ok(false) => {}
+            Err(error) => self.complain(&mut ears, &error),
+        }
+        let heard = match timeout_at(began + self.poll, Self::hear(&mut ears)).await {
             Ok(heard) => heard,
             Err(_) => self.still_listening(&mut ears).await,
         };
         if let Err(error) = heard {
-            let now = Instant::now();
-            let long_ago = |then: Instant| now.duration_since(then) > Duration::from_secs(60);
-            if ears.complained.is_none_or(long_ago) {
-                ears.complained = Some(now);
-                tracing::warn!(
-                    error = %crate::store::with_sources(&error),
-                    "cannot hear of other replicas at once, looks every {:?} instead", self.poll
-                );
-            }
+            self.complain(&mut ears, &error);
         }
     }
 }

@@ -305,6 +305,28 @@ async fn what_others_commit_is_heard_of_at_once_and_by_polling_where_nobody_ring
 }
 
 #[tokio::test]
+async fn a_listen_that_is_never_answered_keeps_nobody_from_looking() {
+    let t = TestStore::open(Kind::Postgres).await;
+    t.declare("p", 9).await;
+    // Connections to it are made, and that is all.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = silent.local_addr().unwrap().port();
+    let options = PostgresOptions {
+        clock: ClockSource::Injected,
+        listen: Listen::At(format!("postgres://flowgate@127.0.0.1:{port}/flowgate")),
+        poll_interval: Duration::from_millis(50),
+        ..PostgresOptions::new(t.home().url())
+    };
+    let deaf = Arc::new(PostgresBackend::open(&options).await.unwrap());
+    let deaf = Store::start(deaf, t.clock.clone(), &t.tasks);
+    let mut polled = deaf.commits();
+    for _ in 0..20 {
+        let id = t.submit_with("p", |_| {}).await;
+        heard(&mut polled, t.get(id).await.revision).await;
+    }
+}
+
+#[tokio::test]
 async fn time_never_runs_backwards_along_the_log() {
     let home = StoreHome::new(crate::support::Db::Postgres).await;
     let open = async || {
