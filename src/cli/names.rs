@@ -32,6 +32,7 @@ named! {
     pb::ErrorCode = "ERROR_CODE_",
     pb::ExecutionState = "EXECUTION_STATE_",
     pb::GateState = "GATE_STATE_",
+    pb::OnLost = "ON_LOST_",
     pb::OutputStream = "OUTPUT_STREAM_",
     pb::ServingState = "SERVING_STATE_",
     pb::WaitReason = "WAIT_REASON_",

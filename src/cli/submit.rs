@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 use super::follow::Cursor;
 use super::output::note;
 use super::{Context, args, json, names, tables, time, watch};
-use crate::pb::{ErrorCode, RetryPolicy, SubmitExecutionRequest};
+use crate::pb::{ErrorCode, OnLost, RetryPolicy, SubmitExecutionRequest};
 
 /// What to submit.
 #[derive(Debug, clap::Args)]
@@ -43,6 +43,9 @@ pub struct Args {
     /// Stop an attempt that takes longer, such as 30s
     #[arg(long, value_name = "DURATION", value_parser = time::parse_duration)]
     run_timeout: Option<Duration>,
+    /// What follows an attempt that is lost with its worker: rerun, or fail
+    #[arg(long, value_name = "WHAT", value_parser = names::parse::<OnLost>)]
+    on_lost: Option<OnLost>,
     #[command(flatten)]
     retry: RetryArgs,
     /// Wait for the end and print it; exit code 0 only if it succeeded
@@ -122,6 +125,7 @@ fn request(args: Args) -> anyhow::Result<SubmitExecutionRequest> {
         queue_timeout: args.queue_timeout,
         run_timeout: args.run_timeout,
         retry_policy: args.retry.into_policy(),
+        on_lost: args.on_lost.unwrap_or_default().into(),
     })
 }
 

@@ -62,14 +62,16 @@ fn invalid(path: &Path, key: &str, problem: String) -> ConfigError {
     ConfigError::Invalid { key: key.to_owned(), origin, problem }
 }
 
-/// A relative `modules_dir` is meant from the file's own directory.
+/// Relative paths are meant from the file's own directory.
 fn anchor_paths(path: &Path, dict: &mut Dict) {
     let Some(directory) = path.parent() else { return };
     let Some(Value::Dict(_, providers)) = dict.get_mut("providers") else { return };
     for provider in providers.values_mut() {
         let Value::Dict(_, provider) = provider else { continue };
-        if let Some(Value::String(_, modules_dir)) = provider.get_mut("modules_dir") {
-            *modules_dir = directory.join(&*modules_dir).to_string_lossy().into_owned();
+        for key in ["modules_dir", "api_key_file"] {
+            if let Some(Value::String(_, path)) = provider.get_mut(key) {
+                *path = directory.join(&*path).to_string_lossy().into_owned();
+            }
         }
     }
 }

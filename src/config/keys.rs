@@ -21,9 +21,20 @@ const ANY_PROVIDER: &[&str] = &["kind", "max_concurrent", "run_timeout"];
 /// Keys of a provider of kind `process`.
 pub(super) const PROCESS: &[&str] = &["modules_dir", "env_allow", "stop_grace", "max_output_bytes"];
 
+/// Keys of a provider that is reached over HTTP.
+pub(super) const REMOTE: &[&str] = &[
+    "base_url",
+    "endpoints",
+    "api_key_env",
+    "api_key_file",
+    "headers",
+    "connect_timeout",
+    "idle_timeout",
+];
+
 /// Every key that a provider can have.
 pub(super) fn provider() -> Vec<&'static str> {
-    [ANY_PROVIDER, PROCESS].concat()
+    [ANY_PROVIDER, PROCESS, REMOTE].concat()
 }
 
 /// Says which of `known` is nearest to `unknown`.

@@ -82,7 +82,7 @@ pub(super) fn gather(
         figment = figment.merge(Layer::one(&origin, key, self::value(key, text)));
     }
     let rust_log = variables.remove("RUST_LOG");
-    Ok(Layers { reader: Reader::new(figment), ignored_variables, rust_log })
+    Ok(Layers { reader: Reader::new(figment, variables), ignored_variables, rust_log })
 }
 
 /// Splits `NAME__KEY`. The name is a known one whatever its case and dashes, else taken as it is.
@@ -106,7 +106,7 @@ fn provider_key(
 /// The text of a variable or flag as the type that its key has in the file.
 fn value(key: &str, text: &str) -> Value {
     match key {
-        "env_allow" => {
+        "env_allow" | "endpoints" => {
             let names = text.split(',').map(str::trim).filter(|name| !name.is_empty());
             names.map(Value::from).collect::<Vec<_>>().into()
         }

@@ -10,6 +10,7 @@ mod keys;
 mod layers;
 mod providers;
 mod reader;
+mod remote;
 mod values;
 
 use std::path::{Path, PathBuf};

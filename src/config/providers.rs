@@ -6,10 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::reader::Reader;
+use super::remote::{self, Defaults};
 use super::{ConfigError, keys, values};
 use crate::domain::{Limits, ProviderName};
 use crate::engine::ConfiguredProvider;
-use crate::providers::{Process, ProcessConfig, Provider, Simulated, Unavailable};
+use crate::providers::{Claude, Http, Ollama, OpenAi, Process, ProcessConfig, Provider, Simulated};
 
 /// Providers that exist without configuration, with the attempts each admits.
 const BUILT_IN: &[(&str, Kind, u32)] = &[
@@ -22,40 +23,58 @@ const BUILT_IN: &[(&str, Kind, u32)] = &[
 /// What a provider with no number of its own admits.
 const DEFAULT_MAX_CONCURRENT: u32 = 1;
 
-/// The kinds this version can run.
-const ADAPTED: &str = "simulated or process";
-
 /// How a provider does its work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Simulated,
     Process,
-    Ollama,
-    Claude,
+    Http,
     OpenAi,
+    Claude,
+    Ollama,
 }
 
 impl Kind {
-    const ALL: [Self; 5] =
-        [Self::Simulated, Self::Process, Self::Ollama, Self::Claude, Self::OpenAi];
+    const ALL: [Self; 6] =
+        [Self::Simulated, Self::Process, Self::Http, Self::OpenAi, Self::Claude, Self::Ollama];
 
     const fn as_str(self) -> &'static str {
         match self {
             Self::Simulated => "simulated",
             Self::Process => "process",
-            Self::Ollama => "ollama",
-            Self::Claude => "claude",
+            Self::Http => "http",
             Self::OpenAi => "openai",
+            Self::Claude => "claude",
+            Self::Ollama => "ollama",
         }
+    }
+
+    /// What it has by itself if it is reached over HTTP.
+    const fn remote(self) -> Option<Defaults> {
+        let (base_url, key_env) = match self {
+            Self::Simulated | Self::Process => return None,
+            Self::Http => (None, None),
+            Self::OpenAi => (Some("https://api.openai.com/v1"), Some("OPENAI_API_KEY")),
+            Self::Claude => (Some("https://api.anthropic.com"), Some("ANTHROPIC_API_KEY")),
+            Self::Ollama => (Some("http://127.0.0.1:11434"), None),
+        };
+        Some(Defaults { base_url, key_env })
     }
 
     const fn run_timeout(self) -> Duration {
         match self {
             Self::Process => Duration::from_secs(300),
-            Self::Simulated | Self::Ollama | Self::Claude | Self::OpenAi => {
-                Duration::from_secs(600)
-            }
+            _ => Duration::from_secs(600),
         }
+    }
+
+    fn named(text: &str) -> Result<Self, String> {
+        let known = Self::ALL.into_iter().find(|kind| kind.as_str() == text);
+        known.ok_or_else(|| format!("must be one of {}, not {text:?}", Self::names()))
+    }
+
+    fn names() -> String {
+        Self::ALL.map(Self::as_str).join(", ")
     }
 }
 
@@ -78,14 +97,19 @@ fn provider(reader: &Reader, name: ProviderName) -> Result<ConfiguredProvider, C
     let built_in = BUILT_IN.iter().find(|(built_in, ..)| *built_in == name.as_str());
 
     let own_kind = built_in.map(|(_, kind, _)| *kind);
-    let kind = reader.get(&key("kind"), |text: String| kind(&text, own_kind))?.or(own_kind);
+    let kind = reader.get(&key("kind"), |text: String| Kind::named(&text))?.or(own_kind);
     let kind = kind.ok_or_else(|| {
-        reader.refuse(&table, format!("needs a kind: {ADAPTED} (it is not built in)"))
+        let names = Kind::names();
+        reader.refuse(&table, format!("needs a kind, one of {names} (it is not built in)"))
     })?;
-    if kind != Kind::Process {
-        let foreign = keys::PROCESS.iter().map(|name| key(name)).find(|key| reader.has(key));
-        if let Some(foreign) = foreign {
-            let problem = format!("is for kind process only, this is {}", kind.as_str());
+    let foreign = [
+        (keys::PROCESS, "for kind process only", kind == Kind::Process),
+        (keys::REMOTE, "for kinds that are reached over HTTP only", kind.remote().is_some()),
+    ];
+    for (keys, whose, fits) in foreign {
+        let foreign = keys.iter().map(|name| key(name)).find(|key| reader.has(key));
+        if let Some(foreign) = foreign.filter(|_| !fits) {
+            let problem = format!("is {whose}, this is {}", kind.as_str());
             return Err(reader.refuse(&foreign, problem));
         }
     }
@@ -97,7 +121,7 @@ fn provider(reader: &Reader, name: ProviderName) -> Result<ConfiguredProvider, C
         .get(&key("run_timeout"), |text| values::duration(text, Duration::from_millis(1)))?
         .unwrap_or(kind.run_timeout());
     Ok(ConfiguredProvider {
-        provider: build(reader, &name, kind)?,
+        provider: build(reader, &name, kind, own_kind == Some(kind))?,
         name,
         kind: kind.as_str().to_owned(),
         limits: Limits { max_concurrent },
@@ -105,32 +129,24 @@ fn provider(reader: &Reader, name: ProviderName) -> Result<ConfiguredProvider, C
     })
 }
 
-/// A kind without an adapter is accepted of the provider that is built in under its name only:
-/// that one cannot be left out, any other was asked for.
-fn kind(text: &str, own: Option<Kind>) -> Result<Kind, String> {
-    match Kind::ALL.into_iter().find(|kind| kind.as_str() == text) {
-        Some(kind @ (Kind::Simulated | Kind::Process)) => Ok(kind),
-        Some(kind) if own == Some(kind) => Ok(kind),
-        Some(_) | None => {
-            Err(format!("must be {ADAPTED}: this version has no adapter for {text:?}"))
-        }
-    }
-}
-
-/// Makes what does the work.
+/// Makes what does the work. `own` says whether the provider exists as this kind by itself.
 fn build(
     reader: &Reader,
     name: &ProviderName,
     kind: Kind,
+    own: bool,
 ) -> Result<Arc<dyn Provider>, ConfigError> {
+    let remote = || {
+        let defaults = kind.remote().unwrap_or_default();
+        remote::read(reader, name, own, defaults)
+    };
     Ok(match kind {
         Kind::Simulated => Arc::new(Simulated),
         Kind::Process => Arc::new(Process::new(process(reader, name)?)),
-        Kind::Ollama | Kind::Claude | Kind::OpenAi => Arc::new(Unavailable::new(format!(
-            "this version has no adapter for kind {}; configure [providers.{name}] \
-             kind = \"simulated\" to rehearse",
-            kind.as_str(),
-        ))),
+        Kind::Http => Arc::new(Http::new(remote()?)),
+        Kind::OpenAi => Arc::new(OpenAi::new(remote()?)),
+        Kind::Claude => Arc::new(Claude::new(remote()?)),
+        Kind::Ollama => Arc::new(Ollama::new(remote()?)),
     })
 }
 

@@ -1,5 +1,7 @@
 //! Reads single settings, so that what is wrong with one always names its key and its source.
 
+use std::collections::BTreeMap;
+
 use figment::Figment;
 use figment::error::Kind;
 use serde::de::DeserializeOwned;
@@ -9,11 +11,17 @@ use super::ConfigError;
 /// The sources, laid over each other.
 pub(super) struct Reader {
     figment: Figment,
+    variables: BTreeMap<String, String>,
 }
 
 impl Reader {
-    pub(super) fn new(figment: Figment) -> Self {
-        Self { figment }
+    pub(super) fn new(figment: Figment, variables: BTreeMap<String, String>) -> Self {
+        Self { figment, variables }
+    }
+
+    /// A variable of the environment that a setting names; one that is empty counts as not set.
+    pub(super) fn variable(&self, name: &str) -> Option<&str> {
+        self.variables.get(name).map(String::as_str)
     }
 
     /// The setting, if any source has it and `check` lets it pass.

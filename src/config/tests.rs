@@ -153,16 +153,6 @@ fn a_provider_can_be_made_of_variables_alone() {
 }
 
 #[test]
-fn a_limit_for_a_provider_that_does_not_exist_is_refused() {
-    let start = Start::new().variable("FLOWGATE_PROVIDERS__OLAMA__MAX_CONCURRENT", "4");
-    assert_eq!(
-        start.refusal(),
-        "providers.olama, set by FLOWGATE_PROVIDERS__OLAMA__MAX_CONCURRENT, needs a kind: \
-         simulated or process (it is not built in)"
-    );
-}
-
-#[test]
 fn variables_that_set_nothing_are_ignored() {
     let start = Start::new()
         .variable("FLOWGATE_PORT", "tcp://10.0.0.1:50051")
@@ -232,40 +222,6 @@ fn a_bad_value_is_refused_with_its_key_and_source() {
         "providers.openai.max_concurrent, set by FLOWGATE_PROVIDERS__OPENAI__MAX_CONCURRENT, \
          must be a whole number, not string \"many\""
     );
-}
-
-#[test]
-fn a_provider_of_a_kind_this_version_lacks_is_refused() {
-    assert_eq!(
-        Start::with_file("[providers.gpt]\nkind = 'openai'").refusal(),
-        "providers.gpt.kind, set in flowgate.toml, must be simulated or process: \
-         this version has no adapter for \"openai\""
-    );
-    assert_eq!(
-        Start::with_file("[providers.gpt]\nmax_concurrent = 2").refusal(),
-        "providers.gpt, set in flowgate.toml, needs a kind: simulated or process (it is not built in)"
-    );
-    assert_eq!(
-        Start::with_file("[providers.GPT]\nkind = 'simulated'").refusal(),
-        "providers.GPT, set in flowgate.toml, is not a provider's name: \
-         must match [a-z][a-z0-9_-]{0,62}"
-    );
-}
-
-#[test]
-fn a_built_in_provider_without_adapter_takes_no_work_until_it_is_simulated() {
-    let settings = Start::with_file("[providers.openai]\nmax_concurrent = 7").settings();
-    let provider = named(&settings, "openai");
-    assert_eq!(provider.limits.max_concurrent, 7);
-    assert_eq!(
-        provider.provider.unavailable().expect("it is unavailable"),
-        "this version has no adapter for kind openai; configure [providers.openai] \
-         kind = \"simulated\" to rehearse"
-    );
-    let settings = Start::with_file("[providers.openai]\nkind = 'simulated'").settings();
-    let provider = named(&settings, "openai");
-    assert_eq!(provider.limits.max_concurrent, 3);
-    assert_eq!(provider.provider.unavailable(), None);
 }
 
 #[test]

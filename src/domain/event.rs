@@ -3,7 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    ExecutionId, Failure, Limits, ProviderName, State, Timestamp, Token, Usage, Wait, WorkerId,
+    ExecutionId, Failure, Handle, Limits, ProviderName, State, Timestamp, Token, Usage, Wait,
+    WorkerId,
 };
 
 /// One entry of the log. Revisions are dense: each is one more than the one before.
@@ -40,6 +41,15 @@ pub enum Change {
         attempt: u32,
         /// Attempts charged so far, this one included.
         charged: u32,
+        /// How the provider knows the work that this attempt goes on with, if it is not to begin
+        /// it anew.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        handle: Option<Handle>,
+    },
+    /// The running attempt learnt how its provider knows the work.
+    Attached {
+        /// How.
+        handle: Handle,
     },
     /// The attempt ended and another is to follow: running to pending.
     Requeued {

@@ -7,8 +7,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    AttemptEnd, Change, Event, ExecutionId, Failure, ProviderName, RetryPolicy, Timestamp, Usage,
-    WorkerId,
+    AttemptEnd, Change, Event, ExecutionId, Failure, Handle, ProviderName, RetryPolicy, Timestamp,
+    Usage, WorkerId,
 };
 
 /// Where an execution is in its life.
@@ -91,12 +91,26 @@ pub struct Spec {
     pub run_timeout: Duration,
     /// What follows a failed attempt.
     pub retry: RetryPolicy,
+    /// What follows an attempt that was lost.
+    pub on_lost: OnLost,
     /// The finished execution that this one runs again.
     pub retry_of: Option<ExecutionId>,
     /// W3C trace context of the submission.
     pub traceparent: Option<String>,
     /// When it was submitted.
     pub created_at: Timestamp,
+}
+
+/// What follows an attempt that was lost with its worker, or handed back by it, where the provider
+/// gave no handle to go on with.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnLost {
+    /// Another attempt, which may do again what was done.
+    #[default]
+    Rerun,
+    /// The execution fails: what it does must not be done twice.
+    Fail,
 }
 
 /// What request ids of Flowgate's own begin with: no client's can, since it is not printable.
@@ -120,6 +134,8 @@ pub struct Attempt {
     pub started_at: Timestamp,
     /// When it was settled or given up.
     pub ended_at: Option<Timestamp>,
+    /// How its provider knows the work, where it says.
+    pub handle: Option<Handle>,
     /// How it ended.
     pub end: Option<AttemptEnd>,
 }
@@ -184,7 +200,7 @@ impl Execution {
     pub fn apply(&mut self, event: &Event) {
         match &event.change {
             Change::Submitted { wait } | Change::WaitChanged { wait } => self.wait = *wait,
-            Change::Claimed { worker, attempt, charged, .. } => {
+            Change::Claimed { worker, attempt, charged, handle, token: _ } => {
                 self.state = State::Running;
                 self.wait = Wait::None;
                 self.charged = *charged;
@@ -193,8 +209,14 @@ impl Execution {
                     worker: *worker,
                     started_at: event.at,
                     ended_at: None,
+                    handle: handle.clone(),
                     end: None,
                 });
+            }
+            Change::Attached { handle } => {
+                if let Some(attempt) = self.attempts.last_mut() {
+                    attempt.handle = Some(handle.clone());
+                }
             }
             Change::Requeued { ended, wait, charged, crashes } => {
                 self.state = State::Pending;

@@ -1,5 +1,6 @@
 //! How an attempt can fail, in types: nobody parses messages.
 
+use std::ops::AddAssign;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -22,6 +23,8 @@ pub enum ErrorCode {
     QueueTimeout,
     /// The worker was lost or the attempt panicked.
     Crashed,
+    /// An attempt was lost or handed back, and must not be repeated.
+    Lost,
     /// A module exited with a status other than zero.
     ModuleFailed,
     /// The module's file does not exist.
@@ -80,4 +83,11 @@ pub struct Usage {
     pub input_tokens: i64,
     /// Tokens written.
     pub output_tokens: i64,
+}
+
+impl AddAssign for Usage {
+    fn add_assign(&mut self, other: Self) {
+        self.input_tokens = self.input_tokens.saturating_add(other.input_tokens);
+        self.output_tokens = self.output_tokens.saturating_add(other.output_tokens);
+    }
 }

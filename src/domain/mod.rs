@@ -6,6 +6,7 @@
 mod event;
 mod execution;
 mod failure;
+mod handle;
 mod id;
 mod provider;
 mod record;
@@ -13,8 +14,9 @@ mod retry;
 mod time;
 
 pub use event::{AttemptEnd, Change, Chunk, ChunkContent, EndCause, Event, OutputStream};
-pub use execution::{Attempt, Execution, Input, OWN_REQUEST_ID, Spec, State, Wait};
+pub use execution::{Attempt, Execution, Input, OWN_REQUEST_ID, OnLost, Spec, State, Wait};
 pub use failure::{ErrorCode, Failure, FailureKind, Usage};
+pub use handle::{Handle, HandleTooLarge};
 pub use id::{ExecutionId, InvalidName, ProviderName, Token, WorkerId};
 pub use provider::{LimitUpdate, Limits, Pause, ProviderRecord};
 pub use record::{Ending, Fenced, Lease, Record};

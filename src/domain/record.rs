@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{
-    AttemptEnd, Change, EndCause, ErrorCode, ExecutionId, Failure, MAX_CRASHES, ProviderName, Spec,
-    State, Timestamp, Token, Usage, Wait, WorkerId,
+    AttemptEnd, Change, EndCause, ErrorCode, ExecutionId, Failure, Handle, MAX_CRASHES, OnLost,
+    ProviderName, Spec, State, Timestamp, Token, Usage, Wait, WorkerId,
 };
 
 /// What the store keeps at hand of an execution to admit, fence and expire it.
@@ -45,6 +45,11 @@ pub struct Record {
     pub crashes: u32,
     /// When a client first asked it to stop.
     pub cancel_requested_at: Option<Timestamp>,
+    /// How the provider knows the work of the newest attempt, while that may go on there: an
+    /// attempt after a crash takes it up again instead of starting it anew.
+    pub handle: Option<Handle>,
+    /// What follows an attempt that was lost without a handle.
+    pub on_lost: OnLost,
 }
 
 /// The right to run one attempt until a time.
@@ -116,7 +121,10 @@ pub enum Ending {
         failure: Failure,
     },
     /// It is handed back, unfinished and uncharged.
-    Released,
+    Released {
+        /// Whether the provider was asked for anything.
+        begun: bool,
+    },
 }
 
 impl Record {
@@ -140,6 +148,8 @@ impl Record {
             charged: 0,
             crashes: 0,
             cancel_requested_at: None,
+            handle: None,
+            on_lost: spec.on_lost,
         };
         (record, Change::Submitted { wait })
     }
@@ -166,6 +176,7 @@ impl Record {
             worker,
             attempt: self.attempts,
             charged: self.charged,
+            handle: self.handle.clone(),
         };
         (Lease { id: self.id, token: self.token, owner: worker }, change)
     }
@@ -183,6 +194,13 @@ impl Record {
         self.holds(lease)?;
         self.lease_expires_at = Some(until);
         Ok(())
+    }
+
+    /// Notes how the provider knows the work of the attempt.
+    pub fn attach(&mut self, lease: &Lease, handle: Handle) -> Result<Change, Fenced> {
+        self.holds(lease)?;
+        self.handle = Some(handle.clone());
+        Ok(Change::Attached { handle })
     }
 
     /// Records how the attempt ended.
@@ -212,6 +230,8 @@ impl Record {
                 if !charged {
                     self.charged = self.charged.saturating_sub(1);
                 }
+                // That work is over. The next attempt begins its own.
+                self.handle = None;
                 if cancelling {
                     self.cancelled_between_attempts(end)
                 } else {
@@ -224,7 +244,7 @@ impl Record {
                 let end = lease.end(EndCause::Crashed, Some(failure.clone()), None);
                 self.crash(end, now)
             }
-            Ending::Released => {
+            Ending::Released { begun } => {
                 let failure = Failure::new(
                     ErrorCode::Released,
                     true,
@@ -232,12 +252,7 @@ impl Record {
                 );
                 let end = lease.end(EndCause::Released, Some(failure), None);
                 self.charged = self.charged.saturating_sub(1);
-                if cancelling {
-                    self.cancelled_between_attempts(end)
-                } else {
-                    self.interrupted = true;
-                    self.requeue(end, Wait::None, now)
-                }
+                self.interrupt(end, *begun, now)
             }
         };
         Ok(change)
@@ -261,7 +276,8 @@ impl Record {
         }
         self.cancel_requested_at = Some(now);
         let mut changes = vec![Change::CancelRequested { reason: reason.to_owned() }];
-        if self.state == State::Pending {
+        // One that may go on at its provider is claimed once more, to be stopped there.
+        if self.state == State::Pending && self.handle.is_none() {
             let failure = Failure::new(ErrorCode::Cancelled, false, "cancelled while pending");
             changes.push(self.finish(State::Cancelled, None, Some(failure)));
         }
@@ -289,13 +305,28 @@ impl Record {
     fn crash(&mut self, end: AttemptEnd, now: Timestamp) -> Change {
         self.charged = self.charged.saturating_sub(1);
         self.crashes += 1;
-        if self.cancel_requested_at.is_some() {
-            return self.cancelled_between_attempts(end);
-        }
         if self.crashes >= MAX_CRASHES {
+            if self.cancel_requested_at.is_some() {
+                return self.cancelled_between_attempts(end);
+            }
             let message = format!("given up after {} crashed attempts", self.crashes);
             let failure = Failure::new(ErrorCode::Crashed, false, message);
             return self.finish(State::Failed, Some(end), Some(failure));
+        }
+        self.interrupt(end, true, now)
+    }
+
+    /// What follows an attempt that ended before its work did.
+    fn interrupt(&mut self, end: AttemptEnd, begun: bool, now: Timestamp) -> Change {
+        if self.handle.is_none() {
+            if self.cancel_requested_at.is_some() {
+                return self.cancelled_between_attempts(end);
+            }
+            if begun && self.on_lost == OnLost::Fail {
+                let message = "the attempt did not end, and on_lost forbids another";
+                let failure = Failure::new(ErrorCode::Lost, false, message);
+                return self.finish(State::Failed, Some(end), Some(failure));
+            }
         }
         self.interrupted = true;
         self.requeue(end, Wait::None, now)
@@ -326,6 +357,7 @@ impl Record {
         self.owner = None;
         self.lease_expires_at = None;
         self.queue_deadline = None;
+        self.handle = None;
         Change::Finished { state, ended, failure, charged: self.charged, crashes: self.crashes }
     }
 }

@@ -271,7 +271,10 @@ impl Engine {
                 false
             }
             Change::Finished { .. } | Change::LimitsChanged { .. } | Change::Resumed { .. } => true,
-            Change::Claimed { .. } | Change::CancelRequested { .. } | Change::Output(_) => false,
+            Change::Claimed { .. }
+            | Change::Attached { .. }
+            | Change::CancelRequested { .. }
+            | Change::Output(_) => false,
         }
     }
 }

@@ -53,6 +53,7 @@ impl Engine {
             queue_timeout: draft.queue_timeout,
             run_timeout: draft.run_timeout.unwrap_or(configured.run_timeout),
             retry: draft.retry,
+            on_lost: draft.on_lost,
             retry_of: draft.retry_of,
             traceparent: draft.traceparent,
             created_at: self.now(),

@@ -5,26 +5,36 @@
 //! attempt is cancelled, times out, or loses its lease, and by dropping its future when the grace
 //! it asked for is over.
 
+mod claude;
+mod http;
+mod ollama;
+mod openai;
 mod output;
 pub mod process;
+mod remote;
 mod simulated;
 mod stop;
-mod unavailable;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use serde_json::{Map, Value};
 use tokio::sync::watch;
 use tokio::time::Instant;
+use uuid::Uuid;
 
-use crate::domain::{ExecutionId, Failure, FailureKind, Usage};
+use crate::domain::{ExecutionId, Failure, FailureKind, Handle, Usage};
 
+pub use claude::Claude;
+pub use http::Http;
+pub use ollama::Ollama;
+pub use openai::OpenAi;
 pub use output::{Output, OutputChunk};
 pub use process::{Process, ProcessConfig};
+pub use remote::{Credential, RemoteConfig, Secret};
 pub use simulated::Simulated;
 pub use stop::{Stop, StopReason, Stopper, stop_pair};
-pub use unavailable::Unavailable;
 
 /// A kind of work, configured.
 #[async_trait]
@@ -48,7 +58,6 @@ pub trait Provider: Send + Sync + 'static {
 }
 
 /// One attempt to be made.
-#[derive(Debug)]
 pub struct Call {
     /// Which execution.
     pub execution: ExecutionId,
@@ -64,9 +73,29 @@ pub struct Call {
     pub lease_deadline: watch::Receiver<Instant>,
     /// Takes output while it is produced.
     pub output: Output,
+    /// Equal for this attempt and one that takes its place after a crash: what to give a provider
+    /// that does the same request only once.
+    pub key: Uuid,
+    /// How the provider knows work that an earlier attempt began and did not see the end of. Go on
+    /// with that instead of beginning anew. Where a stop is asked for already, stop it there.
+    pub handle: Option<Handle>,
+    /// Keeps a handle as soon as it is known.
+    pub keeper: Arc<dyn Keeper>,
     /// W3C trace context to hand on, where there is one.
     pub traceparent: Option<String>,
 }
+
+/// Keeps what another attempt needs to go on with the work of this one.
+#[async_trait]
+pub trait Keeper: Send + Sync {
+    /// Stores the handle; when this returns, an attempt after a crash gets it.
+    async fn keep(&self, handle: &Handle) -> Result<(), LeaseLost>;
+}
+
+/// The attempt has no right to go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the lease is lost")]
+pub struct LeaseLost;
 
 /// An attempt that did what it should.
 #[derive(Debug, Clone, PartialEq)]

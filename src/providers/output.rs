@@ -37,3 +37,14 @@ impl Output {
         let _ = self.0.send(OutputChunk { stream, content }).await;
     }
 }
+
+/// The length of `bytes` without a character at the end that is not complete yet.
+pub(super) fn whole_characters(bytes: &[u8]) -> usize {
+    let tail = &bytes[bytes.len().saturating_sub(3)..];
+    (1..=tail.len())
+        .find(|back| {
+            let last = &tail[tail.len() - back..];
+            matches!(std::str::from_utf8(last), Err(error) if error.error_len().is_none() && error.valid_up_to() == 0)
+        })
+        .map_or(bytes.len(), |back| bytes.len() - back)
+}

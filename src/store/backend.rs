@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use super::BackendError;
 use crate::domain::{
     Change, Event, Execution, ExecutionId, ProviderName, ProviderRecord, Record, Spec, State,
-    Timestamp, WorkerId,
+    Timestamp, Usage, WorkerId,
 };
 
 type Result<T> = std::result::Result<T, BackendError>;
@@ -358,6 +358,15 @@ pub struct ProviderRow {
     pub pending: u64,
     /// When the execution that has been ready longest became due.
     pub oldest_ready: Option<Timestamp>,
+    /// What all of its ended attempts consumed.
+    pub usage: Usage,
+}
+
+impl ProviderRow {
+    /// A provider that has nothing to do.
+    pub fn idle(record: ProviderRecord) -> Self {
+        Self { record, running: 0, pending: 0, oldest_ready: None, usage: Usage::default() }
+    }
 }
 
 /// Figures over everything stored.

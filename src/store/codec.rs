@@ -12,8 +12,8 @@ use super::{
     BackendError, Head, Load, Logged, Notice, ProviderRow, Totals, WorkerRow, WorkerStatus,
 };
 use crate::domain::{
-    Change, Event, ExecutionId, Input, Limits, Pause, ProviderRecord, Record, RetryPolicy, Spec,
-    State, Timestamp, Token, Wait, WorkerId,
+    Change, Event, ExecutionId, Input, Limits, OnLost, Pause, ProviderName, ProviderRecord, Record,
+    RetryPolicy, Spec, State, Timestamp, Token, Usage, Wait, WorkerId,
 };
 
 type Result<T> = std::result::Result<T, BackendError>;
@@ -38,7 +38,8 @@ pub(super) trait Columns {
 macro_rules! record_columns {
     () => {
         "id, provider, state, ready, wait, interrupted, priority, due_at, queue_deadline, token, \
-         owner, lease_expires_at, attempts, charged, crashes, cancel_requested_at"
+         owner, lease_expires_at, attempts, charged, crashes, cancel_requested_at, handle, \
+         on_lost"
     };
 }
 pub(super) use record_columns;
@@ -75,6 +76,8 @@ pub(super) struct Options {
     retry_of: Option<ExecutionId>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     traceparent: Option<String>,
+    #[serde(default)]
+    on_lost: OnLost,
 }
 
 /// How far changes move the totals that the store keeps.
@@ -103,6 +106,22 @@ impl Counts {
     }
 }
 
+/// The tokens that ended attempts consumed, by provider in the order in which its rows are locked.
+pub(super) fn usage_of(changes: &[Logged]) -> BTreeMap<&ProviderName, Usage> {
+    let mut sums: BTreeMap<_, Usage> = BTreeMap::new();
+    for entry in changes {
+        let (Change::Requeued { ended, .. } | Change::Finished { ended: Some(ended), .. }) =
+            &entry.change
+        else {
+            continue;
+        };
+        if let Some(usage) = ended.usage {
+            *sums.entry(&entry.provider).or_default() += usage;
+        }
+    }
+    sums
+}
+
 impl Options {
     pub(super) fn of(spec: &Spec) -> Self {
         Self {
@@ -113,6 +132,7 @@ impl Options {
             queue_timeout: spec.queue_timeout,
             retry_of: spec.retry_of,
             traceparent: spec.traceparent.clone(),
+            on_lost: spec.on_lost,
         }
     }
 }
@@ -136,10 +156,18 @@ pub(super) const fn wait_number(wait: Wait) -> i16 {
     }
 }
 
+pub(super) const fn on_lost_number(on_lost: OnLost) -> i16 {
+    match on_lost {
+        OnLost::Rerun => 0,
+        OnLost::Fail => 1,
+    }
+}
+
 pub(super) const fn kind_number(change: &Change) -> i16 {
     match change {
         Change::Submitted { .. }
         | Change::Claimed { .. }
+        | Change::Attached { .. }
         | Change::Requeued { .. }
         | Change::Finished { .. }
         | Change::CancelRequested { .. }
@@ -181,6 +209,12 @@ pub(super) fn record(row: &impl Columns) -> Result<Record> {
         charged: number(row, 13)?,
         crashes: number(row, 14)?,
         cancel_requested_at: time(row, 15)?,
+        handle: row.text(16)?.map(|handle| from_json("a handle", handle)).transpose()?,
+        on_lost: match int(row, 17)? {
+            0 => OnLost::Rerun,
+            1 => OnLost::Fail,
+            other => return Err(corrupt("what follows a loss", other)),
+        },
     })
 }
 
@@ -201,6 +235,7 @@ pub(super) fn spec(row: &impl Columns) -> Result<Spec> {
         retry: options.retry,
         retry_of: options.retry_of,
         traceparent: options.traceparent,
+        on_lost: options.on_lost,
     })
 }
 
@@ -278,13 +313,15 @@ pub(super) fn head(row: &impl Columns) -> Result<Head> {
     Ok(Head { epoch: text(row, 0)?.to_owned(), revision: int(row, 1)?, compacted: int(row, 2)? })
 }
 
-/// Reads the columns of a provider, then `running, pending, oldest_ready`.
+/// Reads the columns of a provider, then `running, pending, oldest_ready, input_tokens,
+/// output_tokens`.
 pub(super) fn provider_row(row: &impl Columns) -> Result<ProviderRow> {
     Ok(ProviderRow {
         record: provider(row)?,
         running: number(row, 8)?,
         pending: number(row, 9)?,
         oldest_ready: time(row, 10)?,
+        usage: Usage { input_tokens: int(row, 11)?, output_tokens: int(row, 12)? },
     })
 }
 

@@ -7,13 +7,14 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
+use super::codec::usage_of;
 use super::{
     Appended, Backend, BackendError, Due, EventQuery, Head, History, Lane, ListQuery, Load, Logged,
     NewExecution, Payload, ProviderRow, StoreKind, Totals, Transaction, WorkerRow,
 };
 use crate::domain::{
-    Change, Event, ExecutionId, ProviderName, ProviderRecord, Record, Spec, State, Timestamp, Wait,
-    WorkerId,
+    Change, Event, ExecutionId, ProviderName, ProviderRecord, Record, Spec, State, Timestamp,
+    Usage, Wait, WorkerId,
 };
 
 type Result<T> = std::result::Result<T, BackendError>;
@@ -30,6 +31,7 @@ struct Tables {
     records: BTreeMap<ExecutionId, Record>,
     outputs: BTreeMap<ExecutionId, Arc<str>>,
     providers: BTreeMap<ProviderName, ProviderRecord>,
+    usage: BTreeMap<ProviderName, Usage>,
     workers: BTreeMap<WorkerId, WorkerRow>,
     events: Vec<Event>,
 }
@@ -138,6 +140,7 @@ impl Backend for MemoryBackend {
             running: tables.running(&record.name) as u64,
             pending: tables.of(&record.name).filter(|r| r.state == State::Pending).count() as u64,
             oldest_ready: tables.of(&record.name).filter(|r| r.is_ready()).map(|r| r.due_at).min(),
+            usage: tables.usage.get(&record.name).copied().unwrap_or_default(),
         };
         Ok(tables.providers.values().map(row).collect())
     }
@@ -320,6 +323,9 @@ impl Transaction for MemoryTransaction {
             change: Change::clone(&entry.change),
         });
         self.staged.events.extend(entries);
+        for (provider, usage) in usage_of(changes) {
+            *self.staged.usage.entry(provider.clone()).or_default() += usage;
+        }
         Ok(Appended { first, at })
     }
 

@@ -25,8 +25,8 @@ use std::time::Duration;
 use tokio::sync::broadcast;
 
 use crate::domain::{
-    Chunk, Clock, Event, Execution, ExecutionId, Fenced, Lease, Limits, ProviderName, Timestamp,
-    WorkerId,
+    Chunk, Clock, Event, Execution, ExecutionId, Fenced, Handle, Lease, Limits, ProviderName,
+    Timestamp, WorkerId,
 };
 use crate::tasks::Tasks;
 
@@ -116,6 +116,11 @@ impl Store {
         chunks: Vec<Chunk>,
     ) -> Result<Result<(), Fenced>> {
         self.writer.run(ops::AppendOutput { lease, chunks }).await
+    }
+
+    /// Notes how the provider knows the work of a running attempt, so that another can go on with it.
+    pub async fn attach(&self, lease: Lease, handle: Handle) -> Result<Result<(), Fenced>> {
+        self.writer.run(ops::Attach { lease, handle }).await
     }
 
     /// Makes every change that time alone brings about; leases are reclaimed `grace` after expiry.

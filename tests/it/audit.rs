@@ -47,7 +47,7 @@ async fn lived(db: Db) -> TestStore {
     t.pass(LEASE + GRACE).await;
     let again = t.claim("p", 3).await;
     t.cancel(again[0].lease.id).await;
-    t.settle(&again[0].lease, Ending::Released).await.unwrap();
+    t.settle(&again[0].lease, Ending::Released { begun: true }).await.unwrap();
     t.settle(&t.claim("p", 1).await[0].lease, failed()).await.unwrap();
     t.claim("p", 1).await;
     t

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use flowgate::domain::{
-    Clock, Ending, ErrorCode, ExecutionId, Input, Limits, RetryPolicy, Spec, State, SystemClock,
-    WorkerId,
+    Clock, Ending, ErrorCode, ExecutionId, Input, Limits, OnLost, RetryPolicy, Spec, State,
+    SystemClock, WorkerId,
 };
 use flowgate::engine::{
     ConfiguredProvider, Cursor, Draft, Engine, EngineSettings, View, WatchEvent,
@@ -183,6 +183,7 @@ pub(crate) fn draft(provider: &str, input: &str) -> Draft {
         queue_timeout: None,
         run_timeout: None,
         retry: RetryPolicy::default(),
+        on_lost: OnLost::Rerun,
         retry_of: None,
         traceparent: None,
     }
@@ -201,6 +202,7 @@ fn stored(provider: &str) -> NewExecution {
         queue_timeout: None,
         run_timeout: Duration::from_secs(60),
         retry,
+        on_lost: OnLost::Rerun,
         retry_of: None,
         traceparent: None,
         created_at: SystemClock.now(),

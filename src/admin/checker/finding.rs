@@ -25,6 +25,8 @@ pub enum Rule {
     Transitions,
     /// What was cancelled is not claimed again and ends (P6).
     Cancel,
+    /// An attempt after one that was interrupted goes on with what the provider knows of its work.
+    Handles,
     /// Attempts, charged attempts and crashes are counted as the attempts ended (P8).
     Counters,
     /// Output comes from the attempt that runs, and its pieces are numbered without gaps.
@@ -44,6 +46,7 @@ impl Rule {
             Self::Fencing => "tokens fence",
             Self::Transitions => "states follow each other as they may",
             Self::Cancel => "the cancelled ends",
+            Self::Handles => "work known to its provider is taken up again",
             Self::Counters => "attempts and crashes are counted",
             Self::Output => "output is in order",
             Self::Records => "rows say what the log says",

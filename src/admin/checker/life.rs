@@ -4,8 +4,8 @@ use std::fmt;
 
 use super::finding::{Findings, Rule};
 use crate::domain::{
-    AttemptEnd, Change, EndCause, Event, MAX_CRASHES, ProviderName, Record, State, Token, Wait,
-    WorkerId,
+    AttemptEnd, Change, EndCause, ErrorCode, Event, MAX_CRASHES, ProviderName, Record, State,
+    Token, Wait, WorkerId,
 };
 
 /// An execution that is not over.
@@ -22,6 +22,8 @@ pub(super) struct Life {
     crashes: u32,
     /// Pieces of output of the attempt that runs.
     chunks: i64,
+    /// Whether its work may go on at its provider.
+    attached: bool,
 }
 
 /// What an execution comes to; all that is kept of one that is over.
@@ -82,6 +84,7 @@ impl Life {
             charged: 0,
             crashes: 0,
             chunks: 0,
+            attached: false,
         }
     }
 
@@ -90,7 +93,7 @@ impl Life {
     }
 
     pub(super) fn is_cancelled_but_pending(&self) -> bool {
-        self.cancelled && self.state == State::Pending
+        self.cancelled && self.state == State::Pending && !self.attached
     }
 
     /// What it came to, once it is over.
@@ -109,8 +112,18 @@ impl Life {
             format!("it was submitted to {}", self.provider)
         });
         match &event.change {
-            Change::Claimed { token, worker, attempt, charged } => {
+            Change::Claimed { token, worker, attempt, charged, handle } => {
+                findings.expect(Rule::Cancel, !self.cancelled || handle.is_some(), || {
+                    "claimed after a cancel".to_owned()
+                });
+                findings.expect(Rule::Handles, handle.is_some() == self.attached, || {
+                    "claimed without what is known of its work at the provider".to_owned()
+                });
                 self.claim(*token, *worker, *attempt, *charged, findings);
+            }
+            Change::Attached { .. } => {
+                self.was(State::Running, "known to its provider", findings);
+                self.attached = true;
             }
             Change::Requeued { ended, wait, charged, crashes } => {
                 self.requeue(ended, *wait, (*charged, *crashes), findings);
@@ -121,7 +134,9 @@ impl Life {
                     failure.is_some() == (*state != State::Succeeded),
                     || format!("{} with a failure that does not fit", word(*state)),
                 );
-                self.finish(*state, ended.as_ref(), (*charged, *crashes), findings);
+                let lost = failure.as_ref().is_some_and(|it| it.code == ErrorCode::Lost);
+                let lost = lost && !self.attached;
+                self.finish(*state, ended.as_ref(), (*charged, *crashes), lost, findings);
             }
             Change::CancelRequested { .. } => {
                 findings.expect(Rule::Cancel, !self.cancelled, || "cancelled twice".to_owned());
@@ -161,7 +176,6 @@ impl Life {
         findings.expect(Rule::Readiness, self.ready, || {
             "claimed while it waited for a time".to_owned()
         });
-        findings.expect(Rule::Cancel, !self.cancelled, || "claimed after a cancel".to_owned());
         findings.expect(Rule::Fencing, token > self.token, || {
             format!("claimed with token {}, which is not above {}", token.0, self.token.0)
         });
@@ -185,7 +199,9 @@ impl Life {
     ) {
         self.was(State::Running, "given back", findings);
         self.held(ended, findings);
-        findings.expect(Rule::Cancel, !self.cancelled, || {
+        // What its provider may go on with is claimed once more, to be stopped there.
+        self.attached &= ended.cause != EndCause::Failed;
+        findings.expect(Rule::Cancel, !self.cancelled || self.attached, || {
             "given back for another attempt after a cancel".to_owned()
         });
         let (over, uncharged) = match ended.cause {
@@ -210,6 +226,7 @@ impl Life {
         state: State,
         ended: Option<&AttemptEnd>,
         counters: (u32, u32),
+        lost: bool,
         findings: &mut Findings<'_>,
     ) {
         findings.expect(Rule::Transitions, state.is_terminal(), || {
@@ -240,10 +257,13 @@ impl Life {
                         let uncharged = between && self.charged == counters.0 + 1;
                         (state == State::Failed || between, uncharged)
                     }
-                    EndCause::Released => (state == State::Cancelled && self.cancelled, true),
+                    EndCause::Released => {
+                        let between = state == State::Cancelled && self.cancelled;
+                        (between || (state == State::Failed && lost), true)
+                    }
                     EndCause::Crashed | EndCause::Lost => {
                         let between = state == State::Cancelled && self.cancelled;
-                        (between || (state == State::Failed && given_up), true)
+                        (between || (state == State::Failed && (given_up || lost)), true)
                     }
                 };
                 findings.expect(Rule::Transitions, fits, || {

@@ -66,6 +66,7 @@ impl ProviderCheck {
             }
             Change::Submitted { .. }
             | Change::Claimed { .. }
+            | Change::Attached { .. }
             | Change::Requeued { .. }
             | Change::Finished { .. }
             | Change::CancelRequested { .. }

@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::domain::{
-    AttemptEnd, Chunk, ChunkContent, EndCause, ErrorCode, Failure, Limits, OutputStream, Pause,
-    State, Timestamp, Token, Wait, WorkerId,
+    AttemptEnd, Chunk, ChunkContent, EndCause, ErrorCode, Failure, Limits, OnLost, OutputStream,
+    Pause, State, Timestamp, Token, Wait, WorkerId,
 };
 
 /// A log in the making; entries follow each other without gaps unless a test makes one.
@@ -54,7 +54,10 @@ impl Log {
 
     fn claim_as(&mut self, id: ExecutionId, token: i64, attempt: u32, charged: u32) -> &mut Self {
         let worker = self.worker;
-        self.add(Some(id), Change::Claimed { token: Token(token), worker, attempt, charged })
+        self.add(
+            Some(id),
+            Change::Claimed { token: Token(token), worker, attempt, charged, handle: None },
+        )
     }
 
     fn end(&self, token: i64, cause: EndCause) -> AttemptEnd {
@@ -502,6 +505,8 @@ fn row(log: &Log, id: ExecutionId) -> Record {
         charged: 1,
         crashes: 0,
         cancel_requested_at: None,
+        handle: None,
+        on_lost: OnLost::Rerun,
     }
 }
 

@@ -1,6 +1,6 @@
 //! Enumerations of the domain as those of the contract.
 
-use crate::domain::{ErrorCode, OutputStream, State};
+use crate::domain::{ErrorCode, OnLost, OutputStream, State};
 use crate::pb;
 use crate::store::Payload;
 
@@ -44,6 +44,24 @@ pub(crate) fn error_code(code: ErrorCode) -> pb::ErrorCode {
         ErrorCode::Released => pb::ErrorCode::Released,
         ErrorCode::OutputTooLarge => pb::ErrorCode::OutputTooLarge,
         ErrorCode::Internal => pb::ErrorCode::Internal,
+        ErrorCode::Lost => pb::ErrorCode::Lost,
+    }
+}
+
+/// What follows a lost attempt.
+pub(crate) fn on_lost(on_lost: OnLost) -> pb::OnLost {
+    match on_lost {
+        OnLost::Rerun => pb::OnLost::Rerun,
+        OnLost::Fail => pb::OnLost::Fail,
+    }
+}
+
+/// What is to follow a lost attempt.
+pub(crate) fn on_lost_from_pb(given: i32) -> Result<OnLost, &'static str> {
+    match pb::OnLost::try_from(given) {
+        Ok(pb::OnLost::Unspecified | pb::OnLost::Rerun) => Ok(OnLost::Rerun),
+        Ok(pb::OnLost::Fail) => Ok(OnLost::Fail),
+        Err(_) => Err("is not known"),
     }
 }
 

@@ -7,7 +7,7 @@ use super::json::{to_struct, to_value};
 use super::retry_policy;
 use super::scalar::{to_duration, to_i32, to_timestamp};
 use super::trace::trace_id;
-use crate::domain::{Attempt, Failure, Input, State, Timestamp, Wait};
+use crate::domain::{Attempt, Failure, Input, State, Timestamp, Usage, Wait};
 use crate::engine::View;
 use crate::pb;
 use crate::store::Payload;
@@ -53,6 +53,7 @@ pub(crate) fn execution(view: &View, payload: Payload) -> pb::Execution {
         retry_policy: Some(retry_policy::to_pb(&spec.retry)),
         queue_timeout: spec.queue_timeout.map(to_duration),
         run_timeout: Some(to_duration(spec.run_timeout)),
+        on_lost: enums::on_lost(spec.on_lost).into(),
     }
 }
 
@@ -78,11 +79,15 @@ fn attempt(attempt: &Attempt) -> pb::Attempt {
         start_time: Some(to_timestamp(attempt.started_at)),
         end_time: attempt.ended_at.map(to_timestamp),
         error: attempt.end.as_ref().and_then(|end| end.failure.as_ref()).map(error),
-        usage: attempt.usage().map(|usage| pb::Usage {
-            input_tokens: usage.input_tokens,
-            output_tokens: usage.output_tokens,
-        }),
+        usage: attempt.usage().map(usage),
+        handle: attempt.handle.as_ref().map(|handle| to_struct(handle.ids())),
     }
+}
+
+/// Tokens consumed.
+pub(super) fn usage(usage: Usage) -> pb::Usage {
+    let Usage { input_tokens, output_tokens } = usage;
+    pb::Usage { input_tokens, output_tokens }
 }
 
 fn error(failure: &Failure) -> pb::Error {
@@ -144,8 +149,8 @@ pub(crate) mod tests {
 
     use super::*;
     use crate::domain::{
-        AttemptEnd, Change, EndCause, ErrorCode, Event, Execution, ExecutionId, Pause, RetryPolicy,
-        Spec, Token, Usage, WorkerId,
+        AttemptEnd, Change, EndCause, ErrorCode, Event, Execution, ExecutionId, OnLost, Pause,
+        RetryPolicy, Spec, Token, Usage, WorkerId,
     };
     use serde_json::json;
 
@@ -161,6 +166,7 @@ pub(crate) mod tests {
             queue_timeout: None,
             run_timeout: Duration::from_secs(600),
             retry: RetryPolicy::default(),
+            on_lost: OnLost::Rerun,
             retry_of: None,
             traceparent: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".to_owned()),
             created_at: Timestamp::from_micros(1_000_000),
@@ -183,7 +189,8 @@ pub(crate) mod tests {
 
     fn failed_attempt(view: &mut View, wait: Wait) {
         let worker = WorkerId::new();
-        let claimed = Change::Claimed { token: Token(1), worker, attempt: 1, charged: 1 };
+        let claimed =
+            Change::Claimed { token: Token(1), worker, attempt: 1, charged: 1, handle: None };
         apply(view, 2, claimed);
         let mut failure = Failure::new(ErrorCode::Transient, true, "503");
         failure.details = Some(json!({"http_status": 503}));

@@ -11,7 +11,7 @@ use serde::Serialize;
 use serde_json::{Map, Number, Value};
 use sha2::{Digest, Sha256};
 
-use crate::domain::ErrorCode;
+use crate::domain::{ErrorCode, OnLost};
 use crate::engine::Draft;
 
 /// The submission in the one form that is hashed. Maps are sorted by their keys.
@@ -31,6 +31,9 @@ struct Canonical<'a> {
     max_backoff_us: u128,
     backoff_multiplier: f64,
     retry_on: Vec<ErrorCode>,
+    /// Left out where it is the default, as in submissions from before there was a choice.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    on_lost: Option<OnLost>,
 }
 
 /// The hash of `draft`, whose input is `input`, as 64 hexadecimal digits.
@@ -51,6 +54,7 @@ pub(crate) fn request_hash(draft: &Draft, input: &Map<String, Value>) -> String 
         max_backoff_us: draft.retry.max_backoff.as_micros(),
         backoff_multiplier: draft.retry.multiplier,
         retry_on,
+        on_lost: Some(draft.on_lost).filter(|on_lost| *on_lost != OnLost::default()),
     };
     let mut hasher = Sha256::new();
     serde_json::to_writer(&mut hasher, &canonical).expect("a hasher takes every byte");

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::check::{Check, Violations};
+use super::execution::usage;
 use super::filter::provider_names;
 use super::scalar::{
     duration, reason, required, timestamp, to_duration, to_i32, to_i64, to_timestamp,
@@ -132,6 +133,7 @@ pub(crate) fn provider(view: ProviderView) -> pb::Provider {
         oldest_pending_age: view.oldest_pending_age.map(to_duration),
         accepting: view.unavailable.is_none(),
         unavailable_reason: view.unavailable.unwrap_or_default(),
+        usage: Some(usage(view.row.usage)),
     }
 }
 
@@ -250,7 +252,7 @@ mod tests {
         record.overriding = Some(Limits { max_concurrent: 9 });
         record.pause = Some(crate::domain::Pause { reason: "why".to_owned(), until: None });
         let shown = provider(ProviderView {
-            row: ProviderRow { record, running: 4, pending: 5, oldest_ready: None },
+            row: ProviderRow { running: 4, pending: 5, ..ProviderRow::idle(record) },
             kind: "simulated".to_owned(),
             unavailable: Some("no modules_dir".to_owned()),
             succeeded_per_minute: 1.0,

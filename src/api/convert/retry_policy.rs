@@ -71,7 +71,8 @@ fn retried_code(given: i32) -> Result<ErrorCode, &'static str> {
             | pb::ErrorCode::Cancelled
             | pb::ErrorCode::QueueTimeout
             | pb::ErrorCode::Crashed
-            | pb::ErrorCode::Released,
+            | pb::ErrorCode::Released
+            | pb::ErrorCode::Lost,
         ) => Err("has a rule of its own and cannot be named here"),
         Ok(pb::ErrorCode::Unspecified) => Err("must not be UNSPECIFIED"),
         Err(_) => Err("is not a known error code"),

@@ -4,6 +4,7 @@ use serde_json::error::Category;
 use serde_json::{Map, Value};
 
 use super::check::{Check, Violations};
+use super::enums;
 use super::filter::labels;
 use super::hash::request_hash;
 use super::json::{MAX_VALUE_BYTES, Path, from_struct};
@@ -75,6 +76,7 @@ fn checked(
     let retry = check.within("retry_policy", |check| {
         retry_policy::from_pb(&given.retry_policy.unwrap_or_default(), check)
     });
+    let on_lost = check.field("on_lost", enums::on_lost_from_pb(given.on_lost));
     let (input, object) = input?;
     let mut draft = Draft {
         provider: provider?,
@@ -87,6 +89,7 @@ fn checked(
         queue_timeout,
         run_timeout,
         retry,
+        on_lost: on_lost?,
         retry_of: None,
         traceparent,
     };

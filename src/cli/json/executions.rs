@@ -38,6 +38,7 @@ fn execution(execution: &pb::Execution) -> Value {
         retry_policy,
         queue_timeout,
         run_timeout,
+        on_lost,
     } = execution;
     Object::default()
         .text("id", id)
@@ -68,11 +69,12 @@ fn execution(execution: &pb::Execution) -> Value {
         .set("retryPolicy", retry_policy.as_ref().map(retry_policy_json))
         .duration("queueTimeout", queue_timeout.as_ref())
         .duration("runTimeout", run_timeout.as_ref())
+        .name::<pb::OnLost>("onLost", *on_lost)
         .done()
 }
 
 fn attempt(attempt: &pb::Attempt) -> Value {
-    let pb::Attempt { number, worker_id, start_time, end_time, error, usage } = attempt;
+    let pb::Attempt { number, worker_id, start_time, end_time, error, usage, handle } = attempt;
     Object::default()
         .int32("number", *number)
         .text("workerId", worker_id)
@@ -80,10 +82,11 @@ fn attempt(attempt: &pb::Attempt) -> Value {
         .time("endTime", end_time.as_ref())
         .set("error", error.as_ref().map(error_json))
         .set("usage", usage.as_ref().map(usage_json))
+        .set("handle", handle.as_ref().map(from_struct))
         .done()
 }
 
-fn usage_json(usage: &pb::Usage) -> Value {
+pub(super) fn usage_json(usage: &pb::Usage) -> Value {
     let pb::Usage { input_tokens, output_tokens } = usage;
     Object::default()
         .int64("inputTokens", *input_tokens)

@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use super::Object;
+use super::executions::usage_json;
 use crate::pb;
 
 /// Every reply that is a list of providers.
@@ -27,6 +28,7 @@ fn provider(provider: &pb::Provider) -> Value {
         oldest_pending_age,
         accepting,
         unavailable_reason,
+        usage,
     } = provider;
     Object::default()
         .text("name", name)
@@ -44,6 +46,7 @@ fn provider(provider: &pb::Provider) -> Value {
         .duration("oldestPendingAge", oldest_pending_age.as_ref())
         .boolean("accepting", *accepting)
         .text("unavailableReason", unavailable_reason)
+        .set("usage", usage.as_ref().map(usage_json))
         .done()
 }
 

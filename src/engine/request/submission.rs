@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::domain::{
-    Execution, ExecutionId, Input, Pause, ProviderName, RetryPolicy, State, Timestamp,
+    Execution, ExecutionId, Input, OnLost, Pause, ProviderName, RetryPolicy, State, Timestamp,
 };
 use crate::providers::Violation;
 use crate::store::StoreError;
@@ -32,6 +32,8 @@ pub struct Draft {
     pub run_timeout: Option<Duration>,
     /// What follows a failed attempt.
     pub retry: RetryPolicy,
+    /// What follows an attempt that was lost.
+    pub on_lost: OnLost,
     /// The finished execution that this one runs again.
     pub retry_of: Option<ExecutionId>,
     /// W3C trace context of the submission.

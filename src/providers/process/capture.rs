@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::domain::OutputStream;
 use crate::providers::Output;
+use crate::providers::output::whole_characters;
 
 /// How much is read at a time.
 const BUFFER_BYTES: usize = 64 * 1_024;
@@ -112,17 +113,6 @@ impl Capture {
 async fn idle_after(over: &CancellationToken) {
     over.cancelled().await;
     tokio::time::sleep(IDLE_WAIT).await;
-}
-
-/// The length of `bytes` without a character at the end that is not complete yet.
-fn whole_characters(bytes: &[u8]) -> usize {
-    let tail = &bytes[bytes.len().saturating_sub(3)..];
-    (1..=tail.len())
-        .find(|back| {
-            let last = &tail[tail.len() - back..];
-            matches!(std::str::from_utf8(last), Err(error) if error.error_len().is_none() && error.valid_up_to() == 0)
-        })
-        .map_or(bytes.len(), |back| bytes.len() - back)
 }
 
 /// `bytes` as text of at most `max_bytes`, and whether that cut something off.

@@ -13,7 +13,7 @@ use async_trait::async_trait;
 
 use super::share::{AT_ONCE, Offer, hand_out};
 use super::{Operation, Phase};
-use crate::domain::{Lease, ProviderName, Spec, Wait, WorkerId};
+use crate::domain::{Handle, Lease, ProviderName, Spec, Wait, WorkerId};
 use crate::store::batch::{Batch, Needs};
 use crate::store::{BackendError, Lane};
 
@@ -61,6 +61,10 @@ pub struct Claimed {
     pub waited: Duration,
     /// Whether its last attempt was lost or handed back.
     pub interrupted: bool,
+    /// How the provider knows the work of that attempt, which is to be taken up again.
+    pub handle: Option<Handle>,
+    /// Whether it is claimed only to be stopped at its provider.
+    pub cancel_requested: bool,
 }
 
 /// What a claim got.
@@ -165,6 +169,8 @@ impl Operation for Claim {
                 charged,
                 waited: now.since(before.due_at),
                 interrupted: before.interrupted,
+                handle: before.handle,
+                cancel_requested: before.cancel_requested_at.is_some(),
                 lease,
             })
         }));

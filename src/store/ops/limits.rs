@@ -113,7 +113,7 @@ impl Operation for SetLimits {
             let Some(mut record) = batch.provider(&change.provider).cloned() else { continue };
             let before = record.clone();
             record.overriding = change.update.applied_to(record.overriding);
-            let row = ProviderRow { record, running: 0, pending: 0, oldest_ready: None };
+            let row = ProviderRow::idle(record);
             rows.push(row.clone());
             if !self.validate_only && row.record != before {
                 let entry = row.record.limits_change(&self.reason);

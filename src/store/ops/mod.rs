@@ -24,7 +24,7 @@ pub use cancel::CancelAnswer;
 pub use claim::{Claim, ClaimReport, Claimed, ProviderClaims, Wanted};
 pub(super) use limits::{Declare, SetGate, SetLimits};
 pub use limits::{ExpectedRevision, GateChange, LimitChange, SetLimitsError};
-pub(super) use output::AppendOutput;
+pub(super) use output::{AppendOutput, Attach};
 pub(super) use settle::Renew;
 pub use settle::{Renewed, Settlement};
 pub(super) use submit::Submit;

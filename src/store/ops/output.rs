@@ -1,9 +1,9 @@
-//! Output of running attempts, on the same log as everything else.
+//! What running attempts tell before they end: output, and how their provider knows the work.
 
 use async_trait::async_trait;
 
 use super::{Operation, Phase};
-use crate::domain::{Change, Chunk, Fenced, Lease};
+use crate::domain::{Change, Chunk, Fenced, Handle, Lease};
 use crate::store::BackendError;
 use crate::store::batch::{Batch, Needs};
 
@@ -42,5 +42,28 @@ impl Operation for AppendOutput {
             batch.log(provider.clone(), Some(self.lease.id), Change::Output(chunk.clone()));
         }
         Ok(Ok(()))
+    }
+}
+
+/// Notes how the provider knows the work of an attempt.
+#[derive(Debug)]
+pub(in crate::store) struct Attach {
+    pub(in crate::store) lease: Lease,
+    pub(in crate::store) handle: Handle,
+}
+
+#[async_trait]
+impl Operation for Attach {
+    type Answer = Result<(), Fenced>;
+
+    const PHASE: Phase = Phase::Known;
+
+    fn needs<'a>(&'a self, needs: &mut Needs<'a>) {
+        needs.records.insert(self.lease.id);
+    }
+
+    async fn apply(&self, batch: &mut Batch<'_>) -> Result<Self::Answer, BackendError> {
+        let Self { lease, handle } = self;
+        Ok(batch.try_change(lease.id, |record| record.attach(lease, handle.clone())))
     }
 }

@@ -51,7 +51,7 @@ impl Settlement {
         match &self.ending {
             Ending::Succeeded { output, .. } => Some(output),
             Ending::Failed { output, .. } | Ending::Cancelled { output, .. } => output.as_ref(),
-            Ending::Retry { .. } | Ending::Crashed { .. } | Ending::Released => None,
+            Ending::Retry { .. } | Ending::Crashed { .. } | Ending::Released { .. } => None,
         }
     }
 }

@@ -4,9 +4,9 @@ use sqlx::Row;
 use sqlx::postgres::PgRow;
 use uuid::Uuid;
 
-use crate::domain::{ProviderRecord, Record, Timestamp};
+use crate::domain::{Handle, ProviderRecord, Record, Timestamp};
 use crate::store::codec::{
-    Columns, Options, corrupt, json, kind_number, state_number, wait_number,
+    Columns, Options, corrupt, json, kind_number, on_lost_number, state_number, wait_number,
 };
 use crate::store::{BackendError, Logged, NewExecution};
 
@@ -56,7 +56,7 @@ pub(super) use is_claimable;
 
 /// Records by column, without what never changes.
 #[derive(Default)]
-pub(super) struct RecordColumns {
+pub(super) struct RecordColumns<'a> {
     pub(super) id: Vec<Uuid>,
     pub(super) state: Vec<i16>,
     pub(super) ready: Vec<bool>,
@@ -71,9 +71,10 @@ pub(super) struct RecordColumns {
     pub(super) charged: Vec<i32>,
     pub(super) crashes: Vec<i32>,
     pub(super) cancel_requested_at: Vec<Option<i64>>,
+    pub(super) handle: Vec<Option<&'a str>>,
 }
 
-impl<'a> FromIterator<&'a Record> for RecordColumns {
+impl<'a> FromIterator<&'a Record> for RecordColumns<'a> {
     fn from_iter<I: IntoIterator<Item = &'a Record>>(records: I) -> Self {
         let mut columns = Self::default();
         for record in records {
@@ -92,6 +93,7 @@ impl<'a> FromIterator<&'a Record> for RecordColumns {
             columns.charged.push(small(record.charged));
             columns.crashes.push(small(record.crashes));
             columns.cancel_requested_at.push(micros(record.cancel_requested_at));
+            columns.handle.push(record.handle.as_ref().map(Handle::as_json));
         }
         columns
     }
@@ -110,6 +112,7 @@ pub(super) struct ExecutionColumns<'a> {
     pub(super) options: Vec<String>,
     pub(super) retry_of: Vec<Option<Uuid>>,
     pub(super) priority: Vec<i32>,
+    pub(super) on_lost: Vec<i16>,
 }
 
 impl<'a> ExecutionColumns<'a> {
@@ -127,6 +130,7 @@ impl<'a> ExecutionColumns<'a> {
             columns.options.push(json(&Options::of(spec))?);
             columns.retry_of.push(spec.retry_of.map(Uuid::from));
             columns.priority.push(spec.priority);
+            columns.on_lost.push(on_lost_number(spec.on_lost));
         }
         Ok(columns)
     }

@@ -185,7 +185,7 @@ pub(super) const INSERT: &str = concat!(
     FROM unnest($1::uuid[], $2::text[], $11::smallint[], $12::boolean[], $13::smallint[],
                 $14::boolean[], $15::integer[], $16::bigint[], $17::bigint[], $18::bigint[],
                 $19::uuid[], $20::bigint[], $21::integer[], $22::integer[], $23::integer[],
-                $24::bigint[])"
+                $24::bigint[], $25::text[], $26::smallint[])"
 );
 
 pub(super) const PUT_RECORDS: &str = "
@@ -202,12 +202,14 @@ pub(super) const PUT_RECORDS: &str = "
         attempts = new.attempts,
         charged = new.charged,
         crashes = new.crashes,
-        cancel_requested_at = new.cancel_requested_at
+        cancel_requested_at = new.cancel_requested_at,
+        handle = new.handle
     FROM unnest($1::uuid[], $2::smallint[], $3::boolean[], $4::smallint[], $5::boolean[],
                 $6::bigint[], $7::bigint[], $8::bigint[], $9::uuid[], $10::bigint[],
-                $11::integer[], $12::integer[], $13::integer[], $14::bigint[])
+                $11::integer[], $12::integer[], $13::integer[], $14::bigint[],
+                $15::text[])
         AS new (id, state, ready, wait, interrupted, due_at, queue_deadline, token, owner,
-                lease_expires_at, attempts, charged, crashes, cancel_requested_at)
+                lease_expires_at, attempts, charged, crashes, cancel_requested_at, handle)
     WHERE records.id = new.id";
 
 pub(super) const PUT_OUTPUTS: &str = "
@@ -239,6 +241,13 @@ pub(super) const PUT_PROVIDERS: &str = "
         AS new (name, declared_max, overriding_max, paused, pause_reason, pause_until,
                 limits_revision, gate_revision)
     WHERE providers.name = new.name";
+
+pub(super) const ADD_USAGE: &str = "
+    INSERT INTO usage (provider, input_tokens, output_tokens)
+    SELECT * FROM unnest($1::text[], $2::bigint[], $3::bigint[])
+    ON CONFLICT (provider) DO UPDATE SET
+        input_tokens = usage.input_tokens + excluded.input_tokens,
+        output_tokens = usage.output_tokens + excluded.output_tokens";
 
 pub(super) const PUT_WORKER: &str = "
     INSERT INTO workers (id, host, version, status, started_at, heartbeat_at, figures)

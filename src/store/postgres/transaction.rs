@@ -237,7 +237,9 @@ impl Transaction for PgTransaction {
             .bind(records.attempts)
             .bind(records.charged)
             .bind(records.crashes)
-            .bind(records.cancel_requested_at);
+            .bind(records.cancel_requested_at)
+            .bind(records.handle)
+            .bind(new.on_lost);
         self.write("insert executions", query).await
     }
 
@@ -257,7 +259,8 @@ impl Transaction for PgTransaction {
             .bind(columns.attempts)
             .bind(columns.charged)
             .bind(columns.crashes)
-            .bind(columns.cancel_requested_at);
+            .bind(columns.cancel_requested_at)
+            .bind(columns.handle);
         self.write("write records", query).await
     }
 
@@ -288,6 +291,14 @@ impl Transaction for PgTransaction {
 
     async fn append(&mut self, at: Timestamp, changes: &[Logged]) -> Result<Appended> {
         let counts = Counts::of(changes);
+        let usage = codec::usage_of(changes);
+        if !usage.is_empty() {
+            let read: Vec<_> = usage.values().map(|usage| usage.input_tokens).collect();
+            let written: Vec<_> = usage.values().map(|usage| usage.output_tokens).collect();
+            let names: Vec<_> = usage.keys().map(|name| name.as_str()).collect();
+            let query = sqlx::query(sql::ADD_USAGE).bind(names).bind(read).bind(written);
+            self.write("add up usage", query).await?;
+        }
         let entries = EventColumns::of(changes)?;
         let at = (self.clock == ClockSource::Injected).then(|| at.as_micros());
         let query = sqlx::query(sql::APPEND)

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use crate::domain::{ProviderRecord, Record};
 use crate::store::codec::{
-    Columns, Options, corrupt, json, kind_number, state_number, wait_number,
+    Columns, Options, corrupt, json, kind_number, on_lost_number, state_number, wait_number,
 };
 use crate::store::{BackendError, Logged, NewExecution, WorkerRow};
 
@@ -57,7 +57,12 @@ pub(super) fn record_row(record: &Record) -> impl Serialize + use<> {
         record.attempts,
         record.charged,
         record.crashes,
-        record.cancel_requested_at,
+        // A tuple has no more than sixteen places.
+        (
+            record.cancel_requested_at,
+            record.handle.as_ref().map(|handle| handle.as_json().to_owned()),
+            on_lost_number(record.on_lost),
+        ),
     )
 }
 

@@ -198,7 +198,8 @@ const PUT_RECORDS: &str = concat!(
     ") SELECT
         value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6,
         value ->> 7, value ->> 8, value ->> 9, value ->> 10, value ->> 11, value ->> 12,
-        value ->> 13, value ->> 14, value ->> 15
+        value ->> 13, value ->> 14, value ->> '$[15][0]', value ->> '$[15][1]',
+        value ->> '$[15][2]'
     FROM json_each(?1)
     WHERE true
     ON CONFLICT (id) DO UPDATE SET
@@ -214,7 +215,8 @@ const PUT_RECORDS: &str = concat!(
         attempts = excluded.attempts,
         charged = excluded.charged,
         crashes = excluded.crashes,
-        cancel_requested_at = excluded.cancel_requested_at"
+        cancel_requested_at = excluded.cancel_requested_at,
+        handle = excluded.handle"
 );
 
 const PUT_OUTPUTS: &str = "
@@ -241,6 +243,15 @@ const PUT_PROVIDERS: &str = concat!(
         value ->> 7
     FROM json_each(?1)"
 );
+
+const ADD_USAGE: &str = "
+    INSERT INTO usage (provider, input_tokens, output_tokens)
+    SELECT value ->> 0, value ->> 1, value ->> 2
+    FROM json_each(?1)
+    WHERE true
+    ON CONFLICT (provider) DO UPDATE SET
+        input_tokens = input_tokens + excluded.input_tokens,
+        output_tokens = output_tokens + excluded.output_tokens";
 
 const PUT_WORKER: &str = "
     INSERT OR REPLACE INTO workers
@@ -383,6 +394,11 @@ impl Transaction for SqliteTransaction {
     async fn append(&mut self, at: Timestamp, changes: &[Logged]) -> Result<Appended> {
         let Counts { entries, submitted, succeeded, failed, cancelled } = Counts::of(changes);
         let counts = [entries, submitted, succeeded, failed, cancelled];
+        let usage: Vec<_> = codec::usage_of(changes)
+            .into_iter()
+            .map(|(name, usage)| (name.clone(), usage.input_tokens, usage.output_tokens))
+            .collect();
+        self.write("add up usage", ADD_USAGE, &usage).await?;
         let rows = self.rows("count up the revision", COUNT_UP, &counts).await?;
         let row = rows.first().ok_or_else(|| codec::corrupt("the revision", "meta is empty"))?;
         let last: i64 = codec::int(row, 0)?;

@@ -47,6 +47,7 @@ pub(in crate::store) const TABLES: &[Table] = &[
     ),
     table!("records", by "id", None, record_columns!()),
     table!("outputs", by "id", None, "id, output"),
+    table!("usage", by "provider", None, "provider, input_tokens, output_tokens"),
     table!("events", by "revision", None, "revision, execution_id, provider, kind, at, change"),
     table!(
         "workers", by "id", None,
@@ -93,6 +94,10 @@ pub struct Census {
     pub records_cancelled: i64,
     /// Rows of the table.
     pub outputs: i64,
+    /// Tokens in, over all providers.
+    pub input_tokens: i64,
+    /// Tokens out, over all providers.
+    pub output_tokens: i64,
     /// Rows of the table.
     pub events: i64,
     /// The oldest entry of the log that is held; 0 if none is.
@@ -116,6 +121,8 @@ pub(in crate::store) const CENSUS: &str = "
         states.records_failed,
         states.records_cancelled,
         (SELECT count(*) FROM outputs) AS outputs,
+        (SELECT CAST(coalesce(sum(input_tokens), 0) AS bigint) FROM usage) AS input_tokens,
+        (SELECT CAST(coalesce(sum(output_tokens), 0) AS bigint) FROM usage) AS output_tokens,
         log.events,
         log.first_event,
         log.last_event,

@@ -44,7 +44,7 @@ pub(super) async fn lived() -> TestStore {
     t.settle(&claimed[3].lease, crashed()).await.unwrap();
     t.cancel(p[4]).await;
     t.settle(&claimed[4].lease, cancelled()).await.unwrap();
-    t.settle(&claimed[5].lease, Ending::Released).await.unwrap();
+    t.settle(&claimed[5].lease, Ending::Released { begun: true }).await.unwrap();
     t.submit_with("p", |spec| spec.retry_of = Some(p[1])).await;
     // Two lose their leases; one of them is taken again, by a worker that goes on.
     t.pass(LEASE + GRACE).await;

@@ -10,12 +10,14 @@ mod stops;
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
-use flowgate::domain::ExecutionId;
+use async_trait::async_trait;
+use flowgate::domain::{ExecutionId, Handle};
 use flowgate::providers::{
-    AttemptFailure, Call, Output, OutputChunk, Process, ProcessConfig, Provider, Stopper, Success,
-    stop_pair,
+    AttemptFailure, Call, Keeper, LeaseLost, Output, OutputChunk, Process, ProcessConfig, Provider,
+    Stopper, Success, stop_pair,
 };
 use flowgate::tasks::Tasks;
 use rustix::process::{Pid, test_kill_process};
@@ -24,6 +26,7 @@ use tempfile::TempDir;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
+use uuid::Uuid;
 
 type Outcome = Result<Success, AttemptFailure>;
 
@@ -96,9 +99,22 @@ fn call(input: Value) -> (Call, Reins) {
         stop,
         lease_deadline,
         output,
+        key: Uuid::nil(),
+        handle: None,
+        keeper: Arc::new(NoKeeper),
         traceparent: None,
     };
     (call, Reins { stopper, _lease: lease, printed })
+}
+
+/// A module has no handle.
+struct NoKeeper;
+
+#[async_trait]
+impl Keeper for NoKeeper {
+    async fn keep(&self, handle: &Handle) -> Result<(), LeaseLost> {
+        panic!("a module has no handle, but this was to be kept: {handle:?}")
+    }
 }
 
 /// An attempt under way.

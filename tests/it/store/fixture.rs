@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use flowgate::domain::{
     Change, Clock, Ending, ErrorCode, Event, Execution, ExecutionId, Failure, Fenced, Input, Lease,
-    LimitUpdate, Limits, ManualClock, ProviderName, Record, RetryPolicy, Spec, State, Timestamp,
-    Wait, WorkerId,
+    LimitUpdate, Limits, ManualClock, OnLost, ProviderName, Record, RetryPolicy, Spec, State,
+    Timestamp, Wait, WorkerId,
 };
 use flowgate::store::{
     Advanced, Backend, CancelAnswer, Claim, Claimed, EventQuery, ExpectedRevision, GateChange,
@@ -134,6 +134,7 @@ impl TestStore {
             queue_timeout: None,
             run_timeout: Duration::from_secs(600),
             retry: RetryPolicy::default(),
+            on_lost: OnLost::Rerun,
             retry_of: None,
             traceparent: None,
             created_at: self.clock.now(),

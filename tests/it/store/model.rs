@@ -184,7 +184,7 @@ fn ending() -> impl Strategy<Value = Ending> {
             usage: None,
         }),
         2 => Just(crashed()),
-        1 => Just(Ending::Released),
+        1 => Just(Ending::Released { begun: true }),
     ]
 }
 

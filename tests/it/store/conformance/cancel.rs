@@ -88,7 +88,7 @@ pub(crate) async fn a_retry_ends_cancelled_once_a_stop_was_asked_for(t: &TestSto
 }
 
 pub(crate) async fn a_release_ends_cancelled_once_a_stop_was_asked_for(t: &TestStore) {
-    assert_ends_cancelled(t, Ending::Released).await;
+    assert_ends_cancelled(t, Ending::Released { begun: true }).await;
 }
 
 pub(crate) async fn a_crash_ends_cancelled_once_a_stop_was_asked_for(t: &TestStore) {

@@ -11,7 +11,7 @@ use crate::store::fixture::{SECOND, TestStore, claim, ids, name, succeeded, unsh
 pub(crate) async fn claims_take_the_interrupted_first_then_priority_due_time_and_id(t: &TestStore) {
     t.declare("p", 10).await;
     let interrupted = t.submit_with("p", |spec| spec.priority = -5).await;
-    t.settle(&t.claim_one("p").await, Ending::Released).await.unwrap();
+    t.settle(&t.claim_one("p").await, Ending::Released { begun: true }).await.unwrap();
     let later = t.submit_with("p", |spec| spec.schedule_at = Some(spec.created_at + SECOND)).await;
     let first = t.submit_with("p", |_| {}).await;
     let second = t.submit_with("p", |_| {}).await;

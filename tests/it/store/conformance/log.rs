@@ -42,6 +42,7 @@ pub(crate) async fn the_log_says_exactly_what_happened(t: &TestStore) {
         worker: t.worker,
         attempt,
         charged: attempt,
+        handle: None,
     };
     // The clock stands at the end of the backoff.
     let until = t.clock.now();

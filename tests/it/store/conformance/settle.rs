@@ -98,7 +98,7 @@ pub(crate) async fn a_release_is_uncharged_and_tried_again_first(t: &TestStore) 
     t.declare("p", 1).await;
     let id = t.submit_with("p", |_| {}).await;
     for _ in 0..MAX_CRASHES * 2 {
-        t.settle(&t.claim_one("p").await, Ending::Released).await.unwrap();
+        t.settle(&t.claim_one("p").await, Ending::Released { begun: true }).await.unwrap();
     }
     let execution = t.get(id).await;
     assert_eq!((execution.state, execution.wait), (State::Pending, Wait::None));

@@ -1,0 +1,116 @@
+//! What the outcome of an attempt means for its execution.
+
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use super::figures::Counted;
+use crate::domain::{Ending, ErrorCode, Failure, FailureKind};
+use crate::providers::{AttemptFailure, StopReason, Success};
+use crate::store::Claimed;
+
+/// The largest result that is stored.
+const MAX_OUTPUT_BYTES: usize = 16 * 1024 * 1024;
+
+/// What the provider said, or why it could not.
+pub(super) enum Outcome {
+    Returned(Result<Success, AttemptFailure>),
+    Panicked,
+    /// It did not end within its grace and was dropped.
+    Dropped,
+    /// Its time was over before it could begin: the claim took too long.
+    NotBegun,
+}
+
+/// What the outcome means for the execution.
+pub(super) fn ending(claimed: &Claimed, outcome: Outcome, reason: Option<StopReason>) -> Ending {
+    match (outcome, reason) {
+        (Outcome::Panicked, _) => {
+            let failure = Failure::new(ErrorCode::Crashed, true, "the attempt panicked");
+            Ending::Crashed { failure }
+        }
+        (Outcome::NotBegun, _) => Ending::Released { begun: false },
+        (Outcome::Returned(Ok(success)), _) => succeeded(success),
+        // Fenced if the store has given the execution to another; if it only could not be reached
+        // for too long, this says that nobody works on it any more.
+        (_, Some(StopReason::LeaseLost)) => {
+            let message = "the lease could not be renewed, the work was stopped";
+            Ending::Crashed { failure: Failure::new(ErrorCode::Crashed, true, message) }
+        }
+        (_, Some(StopReason::ShuttingDown)) => Ending::Released { begun: true },
+        (Outcome::Returned(Err(failed)), Some(StopReason::Cancelled)) => cancelled(failed),
+        (Outcome::Returned(Err(failed)), Some(StopReason::TimedOut) | None) => {
+            failed_or_retry(claimed, failed)
+        }
+        (Outcome::Dropped, Some(StopReason::Cancelled)) => {
+            let message = "cancelled; the work was dropped";
+            let failure = Failure::new(ErrorCode::Cancelled, false, message);
+            Ending::Cancelled { failure, output: None, usage: None }
+        }
+        (Outcome::Dropped, Some(StopReason::TimedOut) | None) => {
+            let seconds = claimed.spec.run_timeout.as_secs_f64();
+            let message = format!("timed out after {seconds}s");
+            let failure = Failure::new(ErrorCode::Timeout, true, message);
+            failed_or_retry(claimed, AttemptFailure::new(FailureKind::Transient, failure))
+        }
+    }
+}
+
+fn succeeded(success: Success) -> Ending {
+    let Success { output, usage } = success;
+    match json_text(&output) {
+        Ok(output) => Ending::Succeeded { output, usage },
+        Err(failure) => Ending::Failed { failure, output: None, usage },
+    }
+}
+
+fn cancelled(failed: AttemptFailure) -> Ending {
+    let AttemptFailure { failure, output, usage, .. } = failed;
+    let message = failure.message;
+    let failure = Failure { code: ErrorCode::Cancelled, retryable: false, message, ..failure };
+    Ending::Cancelled { failure, output: kept(output.as_ref()), usage }
+}
+
+fn failed_or_retry(claimed: &Claimed, failed: AttemptFailure) -> Ending {
+    let AttemptFailure { kind, failure, output, usage } = failed;
+    if failure.code == ErrorCode::Crashed {
+        return Ending::Crashed { failure };
+    }
+    if kind == FailureKind::Cancelled {
+        return Ending::Cancelled { failure, output: kept(output.as_ref()), usage };
+    }
+    let jitter = rand::random::<f64>();
+    match claimed.spec.retry.next_delay(claimed.charged, claimed.attempt, kind, &failure, jitter) {
+        Some(delay) => {
+            let charged = !matches!(kind, FailureKind::RateLimited { .. });
+            Ending::Retry { failure, delay, charged, usage }
+        }
+        None => Ending::Failed { failure, output: kept(output.as_ref()), usage },
+    }
+}
+
+/// What there is of a result, unless it is too large.
+fn kept(output: Option<&Value>) -> Option<Arc<str>> {
+    output.and_then(|output| json_text(output).ok())
+}
+
+fn json_text(output: &Value) -> Result<Arc<str>, Failure> {
+    let text = output.to_string();
+    if text.len() > MAX_OUTPUT_BYTES {
+        let bytes = text.len();
+        let message = format!("the result has {bytes} bytes, at most {MAX_OUTPUT_BYTES} are kept");
+        return Err(Failure::new(ErrorCode::OutputTooLarge, false, message));
+    }
+    Ok(text.into())
+}
+
+pub(super) const fn counted(ending: &Ending) -> Counted {
+    match ending {
+        Ending::Succeeded { .. } => Counted::Succeeded,
+        Ending::Failed { .. } => Counted::Failed,
+        Ending::Retry { .. } => Counted::Retried,
+        Ending::Cancelled { .. } => Counted::Cancelled,
+        Ending::Crashed { .. } => Counted::Crashed,
+        Ending::Released { .. } => Counted::Released,
+    }
+}

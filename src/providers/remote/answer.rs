@@ -1,0 +1,188 @@
+//! What a server answers, read up to a cap and in the framing it comes in.
+
+use std::pin::pin;
+
+use futures_util::{Stream, StreamExt, TryStreamExt};
+use reqwest::StatusCode;
+use reqwest::header::{CONTENT_TYPE, HeaderMap};
+use serde_json::Value;
+use sse_stream::SseByteStream;
+use tokio_util::codec::{FramedRead, LinesCodec, LinesCodecError};
+use tokio_util::io::StreamReader;
+
+use super::failure::{body_broken, refused};
+use super::{MAX_ANSWER_BYTES, Redactor, Rule, broken};
+use crate::domain::{ErrorCode, Failure, FailureKind};
+use crate::providers::AttemptFailure;
+
+/// How much of an answer that is an error is read.
+const MAX_ERROR_BYTES: usize = 64 * 1024;
+
+/// The answer to one request.
+#[derive(Debug)]
+pub(in crate::providers) struct Answer {
+    response: reqwest::Response,
+    redactor: Redactor,
+}
+
+/// The head of an answer that tells of a failure.
+#[derive(Debug)]
+pub(in crate::providers) struct Verdict {
+    status: StatusCode,
+    headers: HeaderMap,
+    endpoint: String,
+    redactor: Redactor,
+}
+
+impl Verdict {
+    /// What it means with this body, as `rules` have it.
+    pub(in crate::providers) fn of(self, rules: &[Rule], body: &[u8]) -> AttemptFailure {
+        let body = &body[..body.len().min(MAX_ERROR_BYTES)];
+        let text = String::from_utf8_lossy(body);
+        let mut failed = refused(rules, self.status, &self.headers, &text);
+        failed.add_detail("endpoint", self.endpoint.into());
+        self.redactor.text(&mut failed.failure.message);
+        failed
+    }
+}
+
+/// One event of a stream of them.
+#[derive(Debug)]
+pub(in crate::providers) struct Event {
+    /// Its `data` fields.
+    pub(in crate::providers) data: String,
+}
+
+type Result<T> = std::result::Result<T, AttemptFailure>;
+
+impl Answer {
+    pub(super) fn new(response: reqwest::Response, redactor: Redactor) -> Self {
+        Self { response, redactor }
+    }
+
+    pub(in crate::providers) fn status(&self) -> StatusCode {
+        self.response.status()
+    }
+
+    pub(in crate::providers) fn headers(&self) -> &HeaderMap {
+        self.response.headers()
+    }
+
+    /// Whether the content type is `kind`, whatever its parameters.
+    pub(in crate::providers) fn is(&self, kind: &str) -> bool {
+        let given = self.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+        let given = given.and_then(|text| text.split(';').next()).unwrap_or_default();
+        given.trim().eq_ignore_ascii_case(kind)
+    }
+
+    /// The answer itself if it tells of success, else what it means as `rules` have it.
+    pub(in crate::providers) async fn accepted(self, rules: &[Rule]) -> Result<Self> {
+        if self.status().is_success() { Ok(self) } else { Err(self.refused(rules).await) }
+    }
+
+    /// What an answer that tells of a failure means as `rules` have it.
+    pub(in crate::providers) async fn refused(self, rules: &[Rule]) -> AttemptFailure {
+        let verdict = self.verdict();
+        verdict.of(rules, &self.up_to(MAX_ERROR_BYTES).await)
+    }
+
+    /// What is left to be said of an answer that tells of a failure, once its body is read.
+    pub(in crate::providers) fn verdict(&self) -> Verdict {
+        Verdict {
+            status: self.status(),
+            headers: self.headers().clone(),
+            endpoint: self.response.url().origin().ascii_serialization(),
+            redactor: self.redactor.clone(),
+        }
+    }
+
+    /// The whole body.
+    pub(in crate::providers) async fn bytes(self) -> Result<Vec<u8>> {
+        let mut stream = pin!(self.chunks());
+        let mut body = Vec::new();
+        while let Some(chunk) = stream.try_next().await? {
+            body.extend_from_slice(&chunk);
+        }
+        Ok(body)
+    }
+
+    /// The whole body as JSON.
+    pub(in crate::providers) async fn json(self) -> Result<Value> {
+        let body = self.bytes().await?;
+        serde_json::from_slice(&body)
+            .map_err(|error| broken(format!("the answer is not JSON: {error}")))
+    }
+
+    /// As much of the body as comes, up to `most`.
+    async fn up_to(self, most: usize) -> Vec<u8> {
+        let mut stream = pin!(self.chunks());
+        let mut body = Vec::new();
+        while let Some(Ok(chunk)) = stream.next().await {
+            let room = most - body.len();
+            body.extend_from_slice(&chunk[..chunk.len().min(room)]);
+            if body.len() == most {
+                break;
+            }
+        }
+        body
+    }
+
+    /// The body as server-sent events.
+    pub(in crate::providers) fn events(self) -> impl Stream<Item = Result<Event>> {
+        // The last event counts even where the server leaves out the empty line behind it; one that
+        // was cut off is found out by who reads it.
+        let end = futures_util::stream::once(async { Ok(b"\n\n".to_vec()) });
+        let bytes = self.chunks().chain(end).map_ok(std::io::Cursor::new).map_err(Carried);
+        SseByteStream::new(Box::pin(bytes)).filter_map(async |event| match event {
+            Ok(event) => Some(Ok(Event { data: event.data.filter(|data| !data.is_empty())? })),
+            Err(sse_stream::Error::Body(error)) => Some(Err(Carried::from_source(&*error))),
+            Err(error) => Some(Err(broken(format!("the events cannot be read: {error}")))),
+        })
+    }
+
+    /// The body as lines, empty ones left out.
+    pub(in crate::providers) fn lines(self) -> impl Stream<Item = Result<String>> {
+        let bytes = self.chunks().map_ok(|chunk| std::io::Cursor::new(chunk)).map_err(Carried);
+        let reader = StreamReader::new(Box::pin(bytes.map_err(std::io::Error::other)));
+        let codec = LinesCodec::new_with_max_length(MAX_ANSWER_BYTES);
+        FramedRead::new(reader, codec).filter_map(async |line| match line {
+            Ok(line) => Some(Ok(line)).filter(|line| line.as_ref().is_ok_and(|l| !l.is_empty())),
+            Err(LinesCodecError::MaxLineLengthExceeded) => Some(Err(too_large())),
+            Err(LinesCodecError::Io(error)) => Some(Err(match error.get_ref() {
+                Some(source) => Carried::from_source(source),
+                None => broken(format!("the lines cannot be read: {error}")),
+            })),
+        })
+    }
+
+    /// The body as it comes, up to [`MAX_ANSWER_BYTES`].
+    pub(in crate::providers) fn chunks(self) -> impl Stream<Item = Result<Vec<u8>>> + Send {
+        let mut left = MAX_ANSWER_BYTES;
+        self.response.bytes_stream().map(move |chunk| {
+            let chunk = chunk.map_err(|error| body_broken(&error))?;
+            left = left.checked_sub(chunk.len()).ok_or_else(too_large)?;
+            Ok(chunk.to_vec())
+        })
+    }
+}
+
+/// A failure on its way through a library that passes errors on.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", self.0.failure.message)]
+struct Carried(AttemptFailure);
+
+impl Carried {
+    fn from_source(source: &(dyn std::error::Error + 'static)) -> AttemptFailure {
+        match source.downcast_ref::<Self>() {
+            Some(Self(failed)) => failed.clone(),
+            None => broken(format!("the answer broke off: {source}")),
+        }
+    }
+}
+
+fn too_large() -> AttemptFailure {
+    let mib = MAX_ANSWER_BYTES / (1024 * 1024);
+    let message = format!("the answer is larger than the {mib} MiB that are kept");
+    let failure = Failure::new(ErrorCode::OutputTooLarge, false, message);
+    AttemptFailure::new(FailureKind::Permanent, failure)
+}
