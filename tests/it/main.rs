@@ -17,6 +17,7 @@ mod migrate;
 mod modules;
 mod pooler;
 mod process_provider;
+mod providers;
 mod replicas;
 mod retry;
 mod server;

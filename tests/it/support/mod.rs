@@ -11,6 +11,7 @@ mod config;
 mod db;
 pub(crate) mod postgres;
 mod process;
+pub(crate) mod providers;
 mod server;
 pub(crate) mod tools;
 

@@ -1,4 +1,5 @@
-//! What `bash tests/tools` sees to: outside clients below `target/test-tools`, and a PostgreSQL.
+//! What `bash tests/tools` sees to: outside clients and servers below `target/test-tools`, and a
+//! PostgreSQL.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -18,6 +19,20 @@ pub(crate) fn node_modules() -> PathBuf {
 /// The command `buf`.
 pub(crate) fn buf() -> PathBuf {
     node_modules().join(".bin/buf")
+}
+
+/// The folder that `tests/servers/NAME.sh install` made of the files `made_from`.
+pub(crate) fn server(name: &str, made_from: &[&str]) -> PathBuf {
+    let read = |file: &&str| std::fs::read(repository(file)).expect("is in the repository");
+    let wanted: Vec<u8> = made_from.iter().flat_map(read).collect();
+    let folder = tools_dir().join(name);
+    let found = std::fs::read(folder.join("installed")).unwrap_or_default();
+    let folder_name = folder.display();
+    assert!(
+        wanted == found,
+        "the server {name} is missing or out of date; run: tests/servers/{name}.sh install {folder_name}"
+    );
+    folder
 }
 
 /// The folder of a PostgreSQL server's programs; if there is none, what to do about it.
