@@ -48,7 +48,7 @@ impl Engine {
         self.spawn(async move {
             let attached = match after {
                 Some(after) => One::attach(engine, outlet, &history, after).await,
-                None => One::snapshot(engine, outlet, id).await,
+                None => One::snapshot(engine, outlet, id, include_output).await,
             };
             if let Ok(Some(one)) = attached {
                 // How it ended was said on the stream.
@@ -75,6 +75,18 @@ impl Engine {
     }
 }
 
+impl Engine {
+    /// A running execution as it stood when its attempt began.
+    async fn at_its_start(&self, view: View) -> Result<View> {
+        let id = view.execution.spec.id;
+        let history = self.0.store.histories(&[id], Payload::With).await?.pop();
+        let Some(history) = history else { return Ok(view) };
+        let mut attempts = history.log.iter().rev().skip_while(|e| e.revision > view.revision);
+        let began = attempts.find(|event| matches!(event.change, Change::Claimed { .. }));
+        Ok(began.and_then(|event| history.at(event.revision)).map_or(view, plain))
+    }
+}
+
 /// One watch on its way through the log.
 struct One {
     engine: Engine,
@@ -88,13 +100,22 @@ struct One {
 }
 
 impl One {
-    /// Sends the execution as it stands; `None` if there is nothing more to tell.
+    /// Sends the execution as it stands; `None` if there is nothing more to tell. Whoever wants the
+    /// output of one that runs gets it as it stood when its attempt began: all that the attempt has
+    /// put out by now comes after that.
     async fn snapshot(
         engine: Engine,
         outlet: Outlet,
         id: ExecutionId,
+        include_output: bool,
     ) -> Result<Option<Self>, Closed> {
         let view = match engine.get(id, Payload::With).await {
+            Ok(Some(view)) if include_output && view.execution.state == State::Running => {
+                match engine.at_its_start(view).await {
+                    Ok(view) => view,
+                    Err(error) => return Err(outlet.fail(error)),
+                }
+            }
             Ok(Some(view)) => view,
             Ok(None) => return Err(outlet.fail(StoreError::Closed)),
             Err(error) => return Err(outlet.fail(error)),

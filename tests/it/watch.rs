@@ -30,6 +30,8 @@ on_both! {
     #[tokio::test]
     a_watch_from_any_cursor_goes_on_exactly_there;
     #[tokio::test]
+    whoever_comes_late_gets_the_output_there_was;
+    #[tokio::test]
     a_cursor_that_cannot_be_followed_is_refused;
 }
 
@@ -281,6 +283,44 @@ async fn a_watch_from_any_cursor_goes_on_exactly_there(db: Db) {
         let rest = collect(&server, request).await.unwrap();
         assert_eq!(rest, all[index + 1..], "after {}", message.revision);
     }
+}
+
+async fn whoever_comes_late_gets_the_output_there_was(db: Db) {
+    let server = TestServer::start(Config::on(db).simulated("sim", 1)).await;
+    let id =
+        server.submit(submit("sim", json!({ "chunks": 6_000, "duration_ms": 60_000 }))).await.id;
+    let watch = |after_revision| WatchExecutionRequest {
+        id: id.clone(),
+        after_revision,
+        include_output: true,
+        ..Default::default()
+    };
+    let early = output(&server, watch(Some(0)), 5).await;
+    // It began long ago, and there is no cursor.
+    let late = output(&server, watch(None), 5).await;
+    assert_eq!(early, late);
+    let cancel = flowgate::pb::CancelExecutionRequest { id: id.clone(), ..Default::default() };
+    server.execution().cancel_execution(cancel).await.unwrap();
+}
+
+/// The first `count` pieces of output of a watch, each with its revision.
+async fn output(
+    server: &TestServer,
+    request: WatchExecutionRequest,
+    count: usize,
+) -> Vec<WatchExecutionResponse> {
+    let mut stream = server.execution().watch_execution(request).await.unwrap().into_inner();
+    let mut pieces = Vec::new();
+    let mut revision = 0;
+    while pieces.len() < count {
+        let message = stream.message().await.unwrap().expect("it runs on");
+        assert!(message.revision > revision, "revisions grow");
+        revision = message.revision;
+        if matches!(message.event, Some(Event::Output(_))) {
+            pieces.push(message);
+        }
+    }
+    pieces
 }
 
 async fn a_cursor_that_cannot_be_followed_is_refused(db: Db) {

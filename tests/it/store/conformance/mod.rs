@@ -5,6 +5,7 @@ mod claim;
 mod commit;
 mod due;
 mod gate;
+mod handle;
 mod lease;
 mod limits;
 mod list;
@@ -109,6 +110,15 @@ conformance! {
         the_lease_of_another_worker_changes_nothing,
         a_lease_ends_with_the_settlement,
         a_lost_lease_counts_against_the_limit_until_it_is_reclaimed,
+    ]
+    handle: [
+        a_handle_comes_with_every_claim_after_a_loss,
+        an_attempt_after_a_failure_begins_anew,
+        a_stale_lease_attaches_nothing,
+        what_goes_on_at_its_provider_is_claimed_to_be_stopped_there,
+        what_cannot_be_stopped_ends_with_the_third_crash,
+        what_must_not_be_repeated_fails_when_it_is_lost,
+        tokens_are_summed_by_provider_whatever_became_of_the_attempt,
     ]
     settle: [
         a_success_keeps_its_result_and_usage,
