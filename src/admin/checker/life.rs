@@ -4,8 +4,8 @@ use std::fmt;
 
 use super::finding::{Findings, Rule};
 use crate::domain::{
-    AttemptEnd, Change, EndCause, ErrorCode, Event, MAX_CRASHES, ProviderName, Record, State,
-    Token, Wait, WorkerId,
+    AttemptEnd, Change, EndCause, ErrorCode, Event, Handle, MAX_CRASHES, ProviderName, Record,
+    State, Token, Wait, WorkerId,
 };
 
 /// An execution that is not over.
@@ -22,8 +22,8 @@ pub(super) struct Life {
     crashes: u32,
     /// Pieces of output of the attempt that runs.
     chunks: i64,
-    /// Whether its work may go on at its provider.
-    attached: bool,
+    /// How its provider knows work that may go on there.
+    handle: Option<Handle>,
 }
 
 /// What an execution comes to; all that is kept of one that is over.
@@ -84,7 +84,7 @@ impl Life {
             charged: 0,
             crashes: 0,
             chunks: 0,
-            attached: false,
+            handle: None,
         }
     }
 
@@ -93,7 +93,7 @@ impl Life {
     }
 
     pub(super) fn is_cancelled_but_pending(&self) -> bool {
-        self.cancelled && self.state == State::Pending && !self.attached
+        self.cancelled && self.state == State::Pending && self.handle.is_none()
     }
 
     /// What it came to, once it is over.
@@ -116,14 +116,14 @@ impl Life {
                 findings.expect(Rule::Cancel, !self.cancelled || handle.is_some(), || {
                     "claimed after a cancel".to_owned()
                 });
-                findings.expect(Rule::Handles, handle.is_some() == self.attached, || {
+                findings.expect(Rule::Handles, *handle == self.handle, || {
                     "claimed without what is known of its work at the provider".to_owned()
                 });
                 self.claim(*token, *worker, *attempt, *charged, findings);
             }
-            Change::Attached { .. } => {
+            Change::Attached { handle } => {
                 self.was(State::Running, "known to its provider", findings);
-                self.attached = true;
+                self.handle = Some(handle.clone());
             }
             Change::Requeued { ended, wait, charged, crashes } => {
                 self.requeue(ended, *wait, (*charged, *crashes), findings);
@@ -135,7 +135,7 @@ impl Life {
                     || format!("{} with a failure that does not fit", word(*state)),
                 );
                 let lost = failure.as_ref().is_some_and(|it| it.code == ErrorCode::Lost);
-                let lost = lost && !self.attached;
+                let lost = lost && self.handle.is_none();
                 self.finish(*state, ended.as_ref(), (*charged, *crashes), lost, findings);
             }
             Change::CancelRequested { .. } => {
@@ -200,8 +200,8 @@ impl Life {
         self.was(State::Running, "given back", findings);
         self.held(ended, findings);
         // What its provider may go on with is claimed once more, to be stopped there.
-        self.attached &= ended.cause != EndCause::Failed;
-        findings.expect(Rule::Cancel, !self.cancelled || self.attached, || {
+        self.handle = self.handle.take().filter(|_| ended.cause != EndCause::Failed);
+        findings.expect(Rule::Cancel, !self.cancelled || self.handle.is_some(), || {
             "given back for another attempt after a cancel".to_owned()
         });
         let (over, uncharged) = match ended.cause {

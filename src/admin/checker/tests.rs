@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::domain::{
-    AttemptEnd, Chunk, ChunkContent, EndCause, ErrorCode, Failure, Limits, OnLost, OutputStream,
-    Pause, State, Timestamp, Token, Wait, WorkerId,
+    AttemptEnd, Chunk, ChunkContent, EndCause, ErrorCode, Failure, Handle, Limits, OnLost,
+    OutputStream, Pause, State, Timestamp, Token, Wait, WorkerId,
 };
 
 /// A log in the making; entries follow each other without gaps unless a test makes one.
@@ -53,11 +53,19 @@ impl Log {
     }
 
     fn claim_as(&mut self, id: ExecutionId, token: i64, attempt: u32, charged: u32) -> &mut Self {
-        let worker = self.worker;
-        self.add(
-            Some(id),
-            Change::Claimed { token: Token(token), worker, attempt, charged, handle: None },
-        )
+        self.claim_with(id, token, attempt, charged, None)
+    }
+
+    fn claim_with(
+        &mut self,
+        id: ExecutionId,
+        token: i64,
+        attempt: u32,
+        charged: u32,
+        handle: Option<Handle>,
+    ) -> &mut Self {
+        let (worker, token) = (self.worker, Token(token));
+        self.add(Some(id), Change::Claimed { token, worker, attempt, charged, handle })
     }
 
     fn end(&self, token: i64, cause: EndCause) -> AttemptEnd {
@@ -478,6 +486,48 @@ fn a_cancelled_execution_that_stays_pending_is_found() {
     let mut log = Log::with_limit(1);
     let id = log.submit();
     log.cancel(id).breaks(Rule::Cancel, "cancelled while pending, and still pending");
+}
+
+fn handle(run: &str) -> Handle {
+    Handle::new(serde_json::Map::from_iter([("run_id".to_owned(), run.into())])).unwrap()
+}
+
+/// An execution whose attempt was lost while its provider knew it as `r1`.
+fn lost_while_attached(log: &mut Log) -> ExecutionId {
+    let id = log.submit();
+    log.claim(id).add(Some(id), Change::Attached { handle: handle("r1") });
+    log.requeue(id, 1, EndCause::Lost, (0, 1));
+    id
+}
+
+#[test]
+fn work_that_is_taken_up_again_and_stopped_there_passes() {
+    let mut log = Log::with_limit(1);
+    let id = lost_while_attached(&mut log);
+    log.cancel(id).claim_with(id, 2, 2, 1, Some(handle("r1")));
+    let ended = log.end(2, EndCause::Cancelled);
+    log.finish(id, State::Cancelled, Some(ended), (1, 1));
+    assert_eq!(log.check().1, []);
+}
+
+#[test]
+fn work_that_is_begun_anew_although_its_provider_knows_it_is_found() {
+    for other in [None, Some(handle("r2"))] {
+        let mut log = Log::with_limit(1);
+        let id = lost_while_attached(&mut log);
+        log.claim_with(id, 2, 2, 1, other);
+        log.breaks(Rule::Handles, "known of its work at the provider");
+    }
+}
+
+#[test]
+fn a_handle_that_outlives_a_failure_is_found() {
+    let mut log = Log::with_limit(1);
+    let id = log.submit();
+    log.claim(id).add(Some(id), Change::Attached { handle: handle("r1") });
+    log.requeue(id, 1, EndCause::Failed, (1, 0));
+    log.claim_with(id, 2, 2, 2, Some(handle("r1")));
+    log.breaks(Rule::Handles, "known of its work at the provider");
 }
 
 #[test]
