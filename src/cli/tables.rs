@@ -1,5 +1,6 @@
 //! Executions as tables for people.
 
+use prost_types::value::Kind;
 use serde_json::Value;
 
 use super::json::{from_struct, from_value};
@@ -80,6 +81,7 @@ fn summary(execution: &Execution) -> String {
         ("priority", (execution.priority != 0).then(|| execution.priority.to_string())),
         ("attempts", Some(attempts_made(execution))),
         ("crashes", (execution.crash_count != 0).then(|| execution.crash_count.to_string())),
+        ("known as", execution.attempts.last().and_then(known_as)),
         ("created", time(&execution.create_time)),
         ("scheduled", time(&execution.schedule_time)),
         ("started", time(&execution.start_time)),
@@ -93,6 +95,16 @@ fn summary(execution: &Execution) -> String {
         ("trace id", Some(execution.trace_id.clone())),
         ("revision", Some(execution.revision.to_string())),
     ])
+}
+
+/// How its provider knows the newest attempt.
+fn known_as(attempt: &Attempt) -> Option<String> {
+    let ids = &attempt.handle.as_ref()?.fields;
+    let pairs = ids.iter().map(|(name, id)| match &id.kind {
+        Some(Kind::StringValue(id)) => format!("{name} {id}"),
+        _ => name.clone(),
+    });
+    Some(pairs.collect::<Vec<_>>().join(", "))
 }
 
 fn attempts(attempts: &[Attempt]) -> String {
