@@ -10,6 +10,7 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -106,6 +107,7 @@ impl Engine {
             }
         };
         let (output, chunks) = Output::channel(OUTPUT_QUEUE);
+        let attached = Arc::new(AtomicBool::new(claimed.handle.is_some()));
         let call = Call {
             execution: spec.id,
             attempt: claimed.attempt,
@@ -120,6 +122,7 @@ impl Engine {
                 engine: self.clone(),
                 lease: claimed.lease.clone(),
                 deadline: attempt.deadline.subscribe(),
+                attached: Arc::clone(&attached),
             }),
             // The attempt's own span where there is one, else what the client sent.
             traceparent: telemetry::current_traceparent().or_else(|| spec.traceparent.clone()),
@@ -138,7 +141,7 @@ impl Engine {
                     Ok(result) => Outcome::Returned(result),
                     Err(_) => Outcome::Panicked,
                 },
-                () = stopped => Outcome::Dropped,
+                () = stopped => Outcome::Dropped { attached: attached.load(Ordering::Relaxed) },
             }
         };
         let deadline = attempt.deadline.subscribe();

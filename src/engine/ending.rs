@@ -17,7 +17,10 @@ pub(super) enum Outcome {
     Returned(Result<Success, AttemptFailure>),
     Panicked,
     /// It did not end within its grace and was dropped.
-    Dropped,
+    Dropped {
+        /// Whether the work may go on at its provider.
+        attached: bool,
+    },
     /// Its time was over before it could begin: the claim took too long.
     NotBegun,
 }
@@ -42,12 +45,16 @@ pub(super) fn ending(claimed: &Claimed, outcome: Outcome, reason: Option<StopRea
         (Outcome::Returned(Err(failed)), Some(StopReason::TimedOut) | None) => {
             failed_or_retry(claimed, failed)
         }
-        (Outcome::Dropped, Some(StopReason::Cancelled)) => {
+        // Claimed once more, to be stopped there.
+        (Outcome::Dropped { attached: true }, Some(StopReason::Cancelled)) => {
+            Ending::Released { begun: true }
+        }
+        (Outcome::Dropped { attached: false }, Some(StopReason::Cancelled)) => {
             let message = "cancelled; the work was dropped";
             let failure = Failure::new(ErrorCode::Cancelled, false, message);
             Ending::Cancelled { failure, output: None, usage: None }
         }
-        (Outcome::Dropped, Some(StopReason::TimedOut) | None) => {
+        (Outcome::Dropped { .. }, Some(StopReason::TimedOut) | None) => {
             let seconds = claimed.spec.run_timeout.as_secs_f64();
             let message = format!("timed out after {seconds}s");
             let failure = Failure::new(ErrorCode::Timeout, true, message);

@@ -4,6 +4,8 @@
 //! What must stay true: the pieces of an attempt are numbered without a gap, in the order in which
 //! they were produced; a handle is stored before the attempt goes on.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -26,17 +28,20 @@ pub(super) struct AttemptKeeper {
     pub(super) engine: Engine,
     pub(super) lease: Lease,
     pub(super) deadline: watch::Receiver<Instant>,
+    /// Whether there is a handle, or one on its way to the store.
+    pub(super) attached: Arc<AtomicBool>,
 }
 
 #[async_trait]
 impl Keeper for AttemptKeeper {
     async fn keep(&self, handle: &Handle) -> Result<(), LeaseLost> {
-        let Self { engine, lease, deadline } = self;
-        let attached = engine.until_answered("store a handle", || {
+        let Self { engine, lease, deadline, attached } = self;
+        attached.store(true, Ordering::Relaxed);
+        let stored = engine.until_answered("store a handle", || {
             engine.0.store.attach(lease.clone(), handle.clone())
         });
         let kept = tokio::select! {
-            kept = attached => kept,
+            kept = stored => kept,
             () = passed(deadline.clone()) => false,
         };
         if kept { Ok(()) } else { Err(LeaseLost) }

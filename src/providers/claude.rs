@@ -1,14 +1,15 @@
 //! Claude: the Messages API of Anthropic and what speaks it.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use serde_json::{Map, Value, json};
 
 use super::openai::check_messages;
 use super::remote::{
-    Assembly, Class, Framing, Piece, Remote, RemoteConfig, Request, Rule, Scheme, broken,
-    check_string, exchange, take_usage, told,
+    Assembly, Class, DROP_GRACE, Framing, Piece, Remote, RemoteConfig, Request, Rule, Scheme,
+    broken, check_string, exchange, take_usage, told,
 };
 use super::{AttemptFailure, Call, Provider, Success, Violation};
 use crate::domain::Usage;
@@ -75,6 +76,10 @@ impl Provider for Claude {
             Request::post("v1/messages", body.into()).header("anthropic-version", VERSION);
         let answer = Message::default();
         exchange(&self.remote, call, request, RULES, Framing::Events, answer).await
+    }
+
+    fn stop_grace(&self) -> Duration {
+        DROP_GRACE
     }
 }
 

@@ -3,6 +3,7 @@
 //! What must stay true: no input leads out of the base URL, to another host or above its path.
 
 use std::str::FromStr;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use base64::Engine as _;
@@ -14,7 +15,7 @@ use serde_json::{Map, Value, json};
 
 use super::output::whole_characters;
 use super::remote::{
-    Answer, Check, Progress, Remote, RemoteConfig, Request, Scheme, dropped, fields,
+    Answer, Check, DROP_GRACE, Progress, Remote, RemoteConfig, Request, Scheme, dropped, fields,
 };
 use super::{AttemptFailure, Call, Provider, Success, Violation};
 
@@ -108,6 +109,10 @@ impl Provider for Http {
         progress.finish().await;
         let result = result.map(|output| Success { output, usage: None });
         progress.redactor().result(result)
+    }
+
+    fn stop_grace(&self) -> Duration {
+        DROP_GRACE
     }
 }
 

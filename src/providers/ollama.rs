@@ -3,13 +3,15 @@
 //! What must stay true: only a last line with `done: true` makes a success. The server answers 200
 //! before it knows whether the model will run to its end.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use serde_json::{Map, Value};
 
 use super::openai::check_messages;
 use super::remote::{
-    Assembly, Class, Framing, Piece, Remote, RemoteConfig, Request, Rule, Scheme, broken,
-    check_string, exchange, take_usage, told,
+    Assembly, Class, DROP_GRACE, Framing, Piece, Remote, RemoteConfig, Request, Rule, Scheme,
+    broken, check_string, exchange, take_usage, told,
 };
 use super::{AttemptFailure, Call, Provider, Success, Violation};
 use crate::domain::Usage;
@@ -64,6 +66,10 @@ impl Provider for Ollama {
         let request = Request::post(path, body.into());
         let answer = Lines::default();
         exchange(&self.remote, call, request, RULES, Framing::Lines, answer).await
+    }
+
+    fn stop_grace(&self) -> Duration {
+        DROP_GRACE
     }
 }
 

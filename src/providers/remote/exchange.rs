@@ -5,6 +5,7 @@
 //! it by then is kept.
 
 use std::pin::pin;
+use std::time::Duration;
 
 use futures_util::{Stream, StreamExt};
 use serde_json::{Value, json};
@@ -14,6 +15,9 @@ use super::answer::Event;
 use super::{Progress, Remote, Request, Rule};
 use crate::domain::{ErrorCode, Failure, FailureKind, Usage};
 use crate::providers::{AttemptFailure, Call, StopReason, Success};
+
+/// How long an attempt may take to tell what there is after its connection was dropped.
+pub(in crate::providers) const DROP_GRACE: Duration = Duration::from_secs(2);
 
 /// How a streamed answer is divided.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

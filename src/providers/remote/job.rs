@@ -18,7 +18,7 @@ use crate::domain::{ErrorCode, Failure, FailureKind, Handle};
 use crate::providers::{AttemptFailure, Call, StopReason, Success};
 
 /// How long an attempt may clean up after it was asked to stop.
-pub(in crate::providers) const STOP_GRACE: Duration = Duration::from_secs(10);
+pub(in crate::providers) const STOP_GRACE: Duration = Duration::from_secs(15);
 /// How long to wait, once asked to stop, for the answer that tells the id of what was started.
 const LEARN: Duration = Duration::from_secs(4);
 /// How often work is started at most for one attempt.

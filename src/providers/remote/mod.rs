@@ -28,7 +28,7 @@ use endpoint::{Endpoints, Lent};
 use failure::unreachable;
 
 pub(super) use answer::Answer;
-pub(super) use exchange::{Assembly, Framing, Piece, dropped, exchange};
+pub(super) use exchange::{Assembly, DROP_GRACE, Framing, Piece, dropped, exchange};
 pub(super) use failure::{Class, Rule, broken, told, transient};
 pub(super) use job::{Cancelled, Job, Lost, STOP_GRACE, Started, run as run_job};
 pub(super) use progress::Progress;
