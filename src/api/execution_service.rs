@@ -42,7 +42,10 @@ impl ExecutionService for Executions {
         let drafts = convert::drafts(request.into_inner(), traceparent.as_deref())?;
         let submissions = self.engine.submit(drafts).await.map_err(Refusal::BatchSubmit)?;
         let executions = submissions.iter().map(|one| execution(&one.view, Payload::Without));
-        Ok(Response::new(pb::BatchSubmitExecutionsResponse { executions: executions.collect() }))
+        Ok(Response::new(pb::BatchSubmitExecutionsResponse {
+            executions: executions.collect(),
+            replayed: submissions.iter().map(|one| one.replayed).collect(),
+        }))
     }
 
     async fn get_execution(

@@ -55,7 +55,7 @@ pub(super) fn describe(status: &Status) -> String {
 }
 
 /// The code as the specification writes it, `NOT_FOUND`.
-fn code_name(code: Code) -> String {
+pub(super) fn code_name(code: Code) -> String {
     let mut name = String::new();
     for letter in format!("{code:?}").chars() {
         if letter.is_uppercase() && !name.is_empty() {

@@ -5,6 +5,7 @@
 //! pipe and a signal look like from outside.
 
 mod args;
+mod batch;
 mod cancel;
 mod connect;
 mod demo;
@@ -68,6 +69,16 @@ impl ClientOptions {
 pub enum Command {
     /// Submit an execution
     Submit(Box<submit::Args>),
+    /// Submit every line of a file of JSON Lines, and collect every result
+    ///
+    /// Each line is a JSON object with the fields of SubmitExecutionRequest: provider, input, and if
+    /// wanted input_json, request_id, priority, labels, schedule_time, queue_timeout, run_timeout and
+    /// retry_policy. A file with a line that is no such object is refused before anything is submitted.
+    ///
+    /// Results are JSON Lines too, in order of completion. Run the same command again to go on after
+    /// it was stopped: no line is executed again but one that was edited. Lines are known by their
+    /// numbers, so new ones belong at the end.
+    Batch(Box<batch::Args>),
     /// Show one execution
     Get(get::Args),
     /// List executions, newest first
@@ -105,18 +116,21 @@ struct Context {
 /// Runs one command. An error is ready to be printed.
 pub async fn run(command: Command, options: ClientOptions) -> anyhow::Result<ExitCode> {
     let context = Context { server: Server::new(options.server), out: Out::new(options.output) };
+    // It has to say how to go on, and perhaps to cancel first.
+    let answers_signals_itself = matches!(command, Command::Batch(_));
     tokio::select! {
         // The command goes first, so that reading a terminal's stdin, which blocks, happens while
         // Ctrl-C still ends the process.
         biased;
         result = Box::pin(dispatch(command, &context)) => errors::finish(result),
-        code = signals::interrupted() => Ok(code),
+        code = signals::interrupted(), if !answers_signals_itself => Ok(code),
     }
 }
 
 async fn dispatch(command: Command, context: &Context) -> anyhow::Result<ExitCode> {
     match command {
         Command::Submit(args) => submit::run(*args, context).await,
+        Command::Batch(args) => batch::run(*args, context).await,
         Command::Get(args) => get::run(args, context).await,
         Command::List(args) => list::run(args, context).await,
         Command::Watch(args) => watch::run(args, context).await,

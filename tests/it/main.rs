@@ -6,11 +6,13 @@
 mod architecture;
 mod audit;
 mod bad_inputs;
+mod batch;
 mod chaos;
 mod clients;
 mod cluster;
 mod demo;
 mod engine;
+mod examples;
 mod large;
 mod limits;
 mod migrate;

@@ -94,7 +94,8 @@ pub(super) fn usage_json(usage: &pb::Usage) -> Value {
         .done()
 }
 
-fn error_json(error: &pb::Error) -> Value {
+/// Error.
+pub(in crate::cli) fn error_json(error: &pb::Error) -> Value {
     let pb::Error { code, message, retryable, details } = error;
     Object::default()
         .name::<pb::ErrorCode>("code", *code)

@@ -10,7 +10,9 @@ mod system;
 mod values;
 mod workers;
 
-pub(super) use executions::{cancelled_batch, execution_reply, executions_page, watched};
+pub(super) use executions::{
+    cancelled_batch, error_json, execution_reply, executions_page, watched,
+};
 pub(super) use providers::providers;
 pub(super) use system::status;
 pub(super) use values::{from_struct, from_value, to_struct};
