@@ -19,7 +19,16 @@ pub(super) const TOP: &[&str] = &[
 const ANY_PROVIDER: &[&str] = &["kind", "max_concurrent", "run_timeout"];
 
 /// Keys of a provider of kind `process`.
-pub(super) const PROCESS: &[&str] = &["modules_dir", "env_allow", "stop_grace", "max_output_bytes"];
+pub(super) const PROCESS: &[&str] = &[
+    "modules_dir",
+    "env_allow",
+    "stop_grace",
+    "max_output_bytes",
+    "resource_gate",
+    "cpu_max_percent",
+    "memory_min_bytes",
+    "when_short",
+];
 
 /// Keys of a provider that is reached over HTTP.
 pub(super) const REMOTE: &[&str] = &[

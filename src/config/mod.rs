@@ -14,9 +14,10 @@ mod remote;
 mod values;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
-use crate::engine::ConfiguredProvider;
+use crate::engine::{ConfiguredProvider, Machine, ThisMachine};
 use crate::store::{Listen, StoreUrl};
 use crate::telemetry::LogSettings;
 
@@ -50,6 +51,8 @@ pub struct Settings {
     pub log: LogSettings,
     /// Every provider, by name.
     pub providers: Vec<ConfiguredProvider>,
+    /// Tells how busy the machine is: the one that this process runs on.
+    pub machine: Arc<dyn Machine>,
     /// Variables that look like a provider's setting but are none; worth a warning.
     pub ignored_variables: Vec<String>,
 }
@@ -139,6 +142,7 @@ pub fn load(
         slots: reader.get("slots", values::count)?.unwrap_or(DEFAULT_SLOTS),
         log: LogSettings { format: reader.get("log_format", values::log_format)?, filter },
         providers: providers::configured(&reader)?,
+        machine: Arc::new(ThisMachine::default()),
         ignored_variables,
     })
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::reader::Reader;
 use super::remote::{self, Defaults};
 use super::{ConfigError, keys, values};
-use crate::domain::{Limits, ProviderName};
+use crate::domain::{Limits, ProviderName, ResourceGate};
 use crate::engine::ConfiguredProvider;
 use crate::providers::{Claude, Http, Ollama, OpenAi, Process, ProcessConfig, Provider, Simulated};
 
@@ -22,6 +22,10 @@ const BUILT_IN: &[(&str, Kind, u32)] = &[
 
 /// What a provider with no number of its own admits.
 const DEFAULT_MAX_CONCURRENT: u32 = 1;
+
+/// What a resource gate asks for that is only switched on.
+const DEFAULT_CPU_MAX_PERCENT: u8 = 80;
+const DEFAULT_MEMORY_MIN_BYTES: u64 = 4 * 1_024 * 1_024 * 1_024;
 
 /// How a provider does its work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -152,7 +156,8 @@ fn build(
 
 /// Reads what a provider of kind `process` needs.
 pub(super) fn process(reader: &Reader, name: &ProviderName) -> Result<ProcessConfig, ConfigError> {
-    let key = |key: &str| format!("providers.{name}.{key}");
+    let table = format!("providers.{name}");
+    let key = |key: &str| format!("{table}.{key}");
     let default = ProcessConfig::default();
     let modules_dir = reader.get(&key("modules_dir"), |text: String| match text.as_str() {
         "" => Err("must not be empty".to_owned()),
@@ -170,6 +175,43 @@ pub(super) fn process(reader: &Reader, name: &ProviderName) -> Result<ProcessCon
         env_allow: reader.get(&key("env_allow"), Ok)?.unwrap_or(default.env_allow),
         stop_grace: stop_grace.unwrap_or(default.stop_grace),
         max_output_bytes: max_output_bytes.unwrap_or(default.max_output_bytes),
+        gate: resource_gate(reader, &table)?,
         guard_program: default.guard_program,
     })
+}
+
+/// Reads what a machine must have left. A bound of its own turns that one on, the switch both; the
+/// switch turned off turns off whatever else is set.
+fn resource_gate(reader: &Reader, table: &str) -> Result<Option<ResourceGate>, ConfigError> {
+    let key = |key: &str| format!("{table}.{key}");
+    let switch = reader.get(&key("resource_gate"), Ok::<bool, _>)?;
+    let cpu_max_percent = reader.get(&key("cpu_max_percent"), |number| {
+        let number = values::within(number, 1, 100)?;
+        u8::try_from(number).map_err(|error| error.to_string())
+    })?;
+    let memory_min_bytes = reader.get(&key("memory_min_bytes"), |number| {
+        let number = values::within(number, 1, i64::MAX)?;
+        u64::try_from(number).map_err(|error| error.to_string())
+    })?;
+    let when_short = reader.get(&key("when_short"), values::when_short)?;
+    let bounds = match switch {
+        Some(false) => return Ok(None),
+        Some(true) => (
+            cpu_max_percent.or(Some(DEFAULT_CPU_MAX_PERCENT)),
+            memory_min_bytes.or(Some(DEFAULT_MEMORY_MIN_BYTES)),
+        ),
+        None => (cpu_max_percent, memory_min_bytes),
+    };
+    match (bounds, when_short) {
+        ((None, None), None) => Ok(None),
+        ((None, None), Some(_)) => {
+            let problem = "needs resource_gate, cpu_max_percent or memory_min_bytes beside it";
+            Err(reader.refuse(&key("when_short"), problem.to_owned()))
+        }
+        ((cpu_max_percent, memory_min_bytes), when_short) => Ok(Some(ResourceGate {
+            cpu_max_percent,
+            memory_min_bytes,
+            when_short: when_short.unwrap_or_default(),
+        })),
+    }
 }

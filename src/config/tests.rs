@@ -1,4 +1,5 @@
 use super::*;
+use crate::domain::WhenShort;
 
 /// A directory with a `flowgate.toml`, and what else a start is given.
 struct Start {
@@ -230,6 +231,64 @@ fn keys_of_modules_are_refused_for_other_kinds() {
     assert_eq!(
         Start::with_file(file).refusal(),
         "providers.x.modules_dir, set in flowgate.toml, is for kind process only, \
+         this is simulated"
+    );
+}
+
+#[test]
+fn a_resource_gate_is_off_until_it_is_switched_on_or_a_bound_is_set() {
+    let gate = |keys: &str| {
+        let file = format!("[providers.process]\n{keys}");
+        named(&Start::with_file(&file).settings(), "process").provider.gate()
+    };
+    let bounds = |keys: &str| {
+        gate(keys).map(|gate| (gate.cpu_max_percent, gate.memory_min_bytes, gate.when_short))
+    };
+    assert_eq!(gate(""), None);
+    let four_gib = Some(4 * 1_024 * 1_024 * 1_024);
+    assert_eq!(bounds("resource_gate = true"), Some((Some(80), four_gib, WhenShort::Wait)));
+    assert_eq!(
+        bounds("resource_gate = true\ncpu_max_percent = 100"),
+        Some((Some(100), four_gib, WhenShort::Wait))
+    );
+    assert_eq!(
+        bounds("memory_min_bytes = 1\nwhen_short = 'fail'"),
+        Some((None, Some(1), WhenShort::Fail))
+    );
+    assert_eq!(gate("resource_gate = false\ncpu_max_percent = 1\nwhen_short = 'fail'"), None);
+
+    let variables = Start::with_file("[providers.process]\nresource_gate = true")
+        .variable("FLOWGATE_PROVIDERS__PROCESS__RESOURCE_GATE", "false");
+    assert_eq!(named(&variables.settings(), "process").provider.gate(), None);
+}
+
+#[test]
+fn a_resource_gate_that_makes_no_sense_is_refused() {
+    let refusal = |keys: &str| Start::with_file(&format!("[providers.process]\n{keys}")).refusal();
+    let set = |key: &str| format!("providers.process.{key}, set in flowgate.toml, ");
+    assert_eq!(
+        refusal("cpu_max_percent = 101"),
+        set("cpu_max_percent") + "must be between 1 and 100, not 101"
+    );
+    assert_eq!(
+        refusal("memory_min_bytes = 0"),
+        set("memory_min_bytes") + "must be between 1 and 9223372036854775807, not 0"
+    );
+    assert_eq!(
+        refusal("memory_min_bytes = '4GiB'"),
+        set("memory_min_bytes") + "must be a whole number, not string \"4GiB\""
+    );
+    assert_eq!(
+        refusal("resource_gate = true\nwhen_short = 'never'"),
+        set("when_short") + "must be wait or fail, not \"never\""
+    );
+    assert_eq!(
+        refusal("when_short = 'fail'"),
+        set("when_short") + "needs resource_gate, cpu_max_percent or memory_min_bytes beside it"
+    );
+    assert_eq!(
+        Start::with_file("[providers.x]\nkind = 'simulated'\nresource_gate = true").refusal(),
+        "providers.x.resource_gate, set in flowgate.toml, is for kind process only, \
          this is simulated"
     );
 }

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use crate::domain::WhenShort;
 use crate::store::{Listen, StoreUrl};
 use crate::telemetry::{LogFilter, LogFormat};
 
@@ -56,6 +57,15 @@ pub(super) fn within(number: i64, least: i64, most: i64) -> Result<i64, String> 
 pub(super) fn count(number: i64) -> Result<u32, String> {
     let number = within(number, 1, 100_000)?;
     u32::try_from(number).map_err(|error| error.to_string())
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "checks take what was read")]
+pub(super) fn when_short(text: String) -> Result<WhenShort, String> {
+    match text.as_str() {
+        "wait" => Ok(WhenShort::Wait),
+        "fail" => Ok(WhenShort::Fail),
+        _ => Err(format!("must be wait or fail, not {text:?}")),
+    }
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "checks take what was read")]

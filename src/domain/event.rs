@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    ExecutionId, Failure, Handle, Limits, ProviderName, State, Timestamp, Token, Usage, Wait,
-    WorkerId,
+    ExecutionId, Failure, Handle, Limits, ProviderName, Shortage, State, Timestamp, Token, Usage,
+    Wait, WorkerId,
 };
 
 /// One entry of the log. Revisions are dense: each is one more than the one before.
@@ -110,6 +110,14 @@ pub enum Change {
         /// Why.
         reason: String,
     },
+    /// A worker that could take the provider's ready work leaves it because its machine is short, and
+    /// no other takes it. Also when that worker has something else to say of it.
+    ShortOf(Shortage),
+    /// That is no longer so: the work is taken, the machine has room, or nothing is ready.
+    ShortageOver {
+        /// Who found that out.
+        worker: WorkerId,
+    },
 }
 
 impl Change {
@@ -120,12 +128,18 @@ impl Change {
 
     /// Whether it is the provider that changed, and no execution.
     pub const fn is_about_a_provider(&self) -> bool {
-        matches!(self, Self::LimitsChanged { .. } | Self::Paused { .. } | Self::Resumed { .. })
+        matches!(self, Self::LimitsChanged { .. }) || self.is_gate()
     }
 
     /// Whether the change opens or closes the provider's gate.
     pub const fn is_gate(&self) -> bool {
-        matches!(self, Self::Paused { .. } | Self::Resumed { .. })
+        matches!(
+            self,
+            Self::Paused { .. }
+                | Self::Resumed { .. }
+                | Self::ShortOf(_)
+                | Self::ShortageOver { .. }
+        )
     }
 }
 

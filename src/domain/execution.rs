@@ -240,7 +240,11 @@ impl Execution {
                 self.cancel.get_or_insert_with(|| (event.at, reason.clone()));
             }
             Change::Output(_) => return,
-            Change::LimitsChanged { .. } | Change::Paused { .. } | Change::Resumed { .. } => return,
+            Change::LimitsChanged { .. }
+            | Change::Paused { .. }
+            | Change::Resumed { .. }
+            | Change::ShortOf(_)
+            | Change::ShortageOver { .. } => return,
         }
         self.updated_at = event.at;
         self.revision = event.revision;

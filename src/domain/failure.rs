@@ -37,6 +37,8 @@ pub enum ErrorCode {
     OutputTooLarge,
     /// A fault of Flowgate itself.
     Internal,
+    /// The worker's machine had too little left, and the work was not to wait.
+    Resource,
 }
 
 /// What a failure means for the next attempt.

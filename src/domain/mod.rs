@@ -11,6 +11,7 @@ mod id;
 mod provider;
 mod record;
 mod retry;
+mod shortage;
 mod time;
 
 pub use event::{AttemptEnd, Change, Chunk, ChunkContent, EndCause, Event, OutputStream};
@@ -18,7 +19,8 @@ pub use execution::{Attempt, Execution, Input, OWN_REQUEST_ID, OnLost, Spec, Sta
 pub use failure::{ErrorCode, Failure, FailureKind, Usage};
 pub use handle::{Handle, HandleTooLarge};
 pub use id::{ExecutionId, InvalidName, ProviderName, Token, WorkerId};
-pub use provider::{LimitUpdate, Limits, Pause, ProviderRecord};
+pub use provider::{GateState, LimitUpdate, Limits, Pause, ProviderRecord};
 pub use record::{Ending, Fenced, Lease, Record};
 pub use retry::{MAX_CRASHES, RetryPolicy};
+pub use shortage::{Lack, MachineLoad, ResourceGate, Shortage, WhenShort};
 pub use time::{Clock, ManualClock, SystemClock, Timestamp};

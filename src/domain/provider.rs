@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Change, ProviderName, Timestamp};
+use super::{Change, ProviderName, Shortage, Timestamp};
 
 /// What a provider admits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,6 +42,42 @@ pub struct Pause {
     pub until: Option<Timestamp>,
 }
 
+/// Whether a provider admits work.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum GateState {
+    /// It does, up to its limit.
+    #[default]
+    Open,
+    /// An operator has said that it does not.
+    Paused(Pause),
+    /// It would, but a worker that could take what is ready lacks something for it, and no other
+    /// takes it.
+    Short(Shortage),
+}
+
+impl GateState {
+    /// What holds after this change; `None` if it does not concern the gate. The newest such change
+    /// says all there is to say.
+    pub fn after(change: &Change) -> Option<Self> {
+        match change {
+            Change::Paused { reason, until } => {
+                Some(Self::Paused(Pause { reason: reason.clone(), until: *until }))
+            }
+            Change::ShortOf(shortage) => Some(Self::Short(*shortage)),
+            Change::Resumed { .. } | Change::ShortageOver { .. } => Some(Self::Open),
+            Change::Submitted { .. }
+            | Change::Claimed { .. }
+            | Change::Attached { .. }
+            | Change::Requeued { .. }
+            | Change::Finished { .. }
+            | Change::CancelRequested { .. }
+            | Change::WaitChanged { .. }
+            | Change::Output(_)
+            | Change::LimitsChanged { .. } => None,
+        }
+    }
+}
+
 /// The row that every claim of a provider's work locks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProviderRecord {
@@ -53,6 +89,8 @@ pub struct ProviderRecord {
     pub overriding: Option<Limits>,
     /// Set while paused.
     pub pause: Option<Pause>,
+    /// Set while ready work waits for a machine with room; never while paused.
+    pub shortage: Option<Shortage>,
     /// The revision of the newest change to the limits.
     pub limits_revision: i64,
     /// The revision of the newest change to the gate.
@@ -62,12 +100,29 @@ pub struct ProviderRecord {
 impl ProviderRecord {
     /// A provider seen for the first time.
     pub fn new(name: ProviderName, declared: Limits) -> Self {
-        Self { name, declared, overriding: None, pause: None, limits_revision: 0, gate_revision: 0 }
+        Self {
+            name,
+            declared,
+            overriding: None,
+            pause: None,
+            shortage: None,
+            limits_revision: 0,
+            gate_revision: 0,
+        }
     }
 
     /// The limits in force.
     pub fn effective(&self) -> Limits {
         self.overriding.unwrap_or(self.declared)
+    }
+
+    /// Whether it admits work.
+    pub fn gate(&self) -> GateState {
+        match (&self.pause, self.shortage) {
+            (Some(pause), _) => GateState::Paused(pause.clone()),
+            (None, Some(shortage)) => GateState::Short(shortage),
+            (None, None) => GateState::Open,
+        }
     }
 
     /// The change that records the limits as they now stand.

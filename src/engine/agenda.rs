@@ -152,10 +152,12 @@ impl Agenda {
         self.claim.extend(self.held_back.iter().chain(&self.crowded_out).cloned());
     }
 
-    /// The claim to be made now, if any: those who got something longest ago come first.
+    /// The claim to be made now, if any, of what is not held back: those who got something longest
+    /// ago come first.
     pub(super) fn next_look(
         &mut self,
         now: Instant,
+        held: impl Fn(&ProviderName) -> bool,
         sharers: impl Fn(&ProviderName) -> u32,
         running: &BTreeMap<ProviderName, u32>,
     ) -> Option<Look> {
@@ -166,6 +168,8 @@ impl Agenda {
             // Or a free slot would go to whoever is heard of first.
             self.claim.extend(self.crowded_out.iter().cloned());
         }
+        // Whoever holds it back tells when it no longer does.
+        self.claim.retain(|provider| !held(provider));
         let mut providers: Vec<_> = std::mem::take(&mut self.claim).into_iter().collect();
         providers.sort_by_key(|provider| self.turns.get(provider).copied());
         let wanted: Vec<_> = providers
@@ -262,7 +266,7 @@ mod tests {
         }
 
         fn look(&mut self) -> Option<Look> {
-            self.agenda.next_look(self.now, |_| self.sharers, &BTreeMap::new())
+            self.agenda.next_look(self.now, |_| false, |_| self.sharers, &BTreeMap::new())
         }
 
         /// By how many workers each provider of the next look is shared.

@@ -106,6 +106,9 @@ impl Engine {
                 return Outcome::Returned(Err(failure));
             }
         };
+        if let Some(lack) = self.0.resources.refuses(&spec.provider) {
+            return Outcome::Returned(Err(configured.provider.refuse(input, lack)));
+        }
         let (output, chunks) = Output::channel(OUTPUT_QUEUE);
         let attached = Arc::new(AtomicBool::new(claimed.handle.is_some()));
         let call = Call {

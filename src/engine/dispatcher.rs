@@ -58,7 +58,7 @@ impl Alarm {
 impl Engine {
     /// The dispatcher's loop; returns when the server shuts down.
     pub(super) async fn dispatch(self) {
-        let Inner { store, claiming, claims_over, alarm, active, .. } = &*self.0;
+        let Inner { store, claiming, claims_over, alarm, active, resources, .. } = &*self.0;
         let mut feed = store.commits();
         let mut agenda = Agenda::new(Instant::now(), FIRST_PAUSE);
         while !claiming.is_cancelled() {
@@ -86,6 +86,7 @@ impl Engine {
                 () = due => {}
                 () = tokio::time::sleep_until(agenda.poll) => {}
                 () = reached(agenda.look_again()) => {}
+                () = resources.eased() => agenda.claim.extend(resources.providers().cloned()),
                 () = active.room_made(), if agenda.waits_for_room() => agenda.room_made(),
             }
         }
@@ -94,7 +95,7 @@ impl Engine {
 
     /// Does what is due and claims what may be ready.
     async fn work_off(&self, agenda: &mut Agenda) -> Result<()> {
-        let Inner { store, settings, alarm, active, register, .. } = &*self.0;
+        let Inner { store, settings, alarm, active, register, resources, .. } = &*self.0;
         let polling = Instant::now() >= agenda.poll;
         if polling || alarm.next() <= self.now() {
             self.advance().await?;
@@ -109,7 +110,8 @@ impl Engine {
         }
         let running = active.working();
         let sharers = |provider: &ProviderName| register.sharers(provider);
-        let Some(look) = agenda.next_look(Instant::now(), sharers, &running) else {
+        let held = |provider: &ProviderName| resources.holds_back(provider);
+        let Some(look) = agenda.next_look(Instant::now(), held, sharers, &running) else {
             return Ok(());
         };
         let sent = Instant::now();
@@ -274,7 +276,9 @@ impl Engine {
             Change::Claimed { .. }
             | Change::Attached { .. }
             | Change::CancelRequested { .. }
-            | Change::Output(_) => false,
+            | Change::Output(_)
+            | Change::ShortOf(_)
+            | Change::ShortageOver { .. } => false,
         }
     }
 }

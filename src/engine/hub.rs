@@ -11,7 +11,7 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{broadcast, watch};
 
 use super::{Engine, Inner};
-use crate::domain::{Change, ExecutionId, Pause, ProviderName};
+use crate::domain::{Change, ExecutionId, GateState, ProviderName, Shortage};
 use crate::store::{Commit, Result, Store};
 
 /// Who waits for what.
@@ -32,8 +32,8 @@ struct Watched {
 /// A provider's gate as last heard of.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Gate {
-    /// Set while paused.
-    pub(super) pause: Option<Pause>,
+    /// Whether it admits work.
+    pub(super) state: GateState,
     /// The revision of the change that made it so.
     pub(super) revision: i64,
 }
@@ -65,10 +65,20 @@ impl Hub {
         lock(&self.gates).get(provider).cloned().unwrap_or_default()
     }
 
+    /// Every provider that is short of a machine as last heard of, and of whose.
+    pub(super) fn shortages(&self) -> Vec<(ProviderName, Shortage)> {
+        let gates = lock(&self.gates);
+        let short = gates.iter().filter_map(|(name, gate)| match gate.state {
+            GateState::Short(shortage) => Some((name.clone(), shortage)),
+            GateState::Open | GateState::Paused(_) => None,
+        });
+        short.collect()
+    }
+
     async fn read_gates(&self, store: &Store) -> Result<()> {
         let rows = store.providers().await?;
         for row in rows {
-            let gate = Gate { pause: row.record.pause, revision: row.record.gate_revision };
+            let gate = Gate { state: row.record.gate(), revision: row.record.gate_revision };
             self.note_gate(row.record.name, gate);
         }
         Ok(())
@@ -76,14 +86,9 @@ impl Hub {
 
     fn note(&self, commit: &Commit) {
         for entry in &commit.entries {
-            let pause = match &entry.change {
-                Some(Change::Paused { reason, until }) => {
-                    Some(Pause { reason: reason.clone(), until: *until })
-                }
-                Some(Change::Resumed { .. }) => None,
-                _ => continue,
-            };
-            self.note_gate(entry.provider.clone(), Gate { pause, revision: entry.revision });
+            if let Some(state) = entry.change.as_ref().and_then(GateState::after) {
+                self.note_gate(entry.provider.clone(), Gate { state, revision: entry.revision });
+            }
         }
         let watched = lock(&self.watched);
         for entry in &commit.entries {

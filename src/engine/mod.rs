@@ -13,11 +13,13 @@ mod ending;
 mod figures;
 mod hub;
 mod lease;
+mod machine;
 mod outflow;
 mod outlet;
 mod provider;
 mod register;
 mod request;
+mod resources;
 mod retry;
 mod status;
 mod submit;
@@ -46,7 +48,9 @@ use dispatcher::Alarm;
 use figures::Counters;
 use hub::Hub;
 use register::Register;
+use resources::Resources;
 
+pub use machine::{Machine, ThisMachine};
 pub use request::{
     BulkCancelled, BulkRetried, ConfiguredProvider, Cursor, Draft, Figures, Filter, LimitsDraft,
     ProviderError, ProviderView, RetryError, ServedProvider, Status, Submission, SubmitError, View,
@@ -70,6 +74,8 @@ pub struct EngineSettings {
     pub slots: u32,
     /// What can do work here, and how much of it at a time.
     pub providers: Vec<ConfiguredProvider>,
+    /// Tells how busy this machine is, for providers whose work is to start only while it is not.
+    pub machine: Arc<dyn Machine>,
     /// The name of this machine.
     pub host: String,
     /// The version of this program.
@@ -111,6 +117,7 @@ struct Inner {
     alarm: Alarm,
     counters: Counters,
     register: Register,
+    resources: Resources,
     tasks: Tasks,
     accepting: AtomicBool,
     /// Ends the dispatcher, and through it new attempts.
@@ -131,6 +138,10 @@ impl Engine {
         }
         for row in store.providers().await? {
             let provider = &row.record.name;
+            if store.kind().is_exclusive() && row.record.shortage.is_some() {
+                // Whoever told of it is gone.
+                store.end_shortage(provider.clone(), worker, None).await?;
+            }
             let waiting = row.pending + row.running;
             if waiting > 0 && settings.providers.iter().all(|known| known.name != *provider) {
                 tracing::warn!(
@@ -160,6 +171,7 @@ impl Engine {
             alarm: Alarm::default(),
             counters: Counters::default(),
             register: Register::default(),
+            resources: Resources::of(&settings.providers),
             tasks: tasks.clone(),
             accepting: AtomicBool::new(true),
             claiming: CancellationToken::new(),
@@ -184,6 +196,10 @@ impl Engine {
         tasks.spawn_loop("dispatcher", move || engine.clone().dispatch());
         let engine = self.clone();
         tasks.spawn_loop("heartbeat", move || engine.clone().beat());
+        if !self.0.resources.is_unused() {
+            let engine = self.clone();
+            tasks.spawn_loop("resources", move || engine.clone().look_at_machine());
+        }
     }
 
     /// The store's epoch; fixed while the engine lives.

@@ -116,6 +116,7 @@ impl Engine {
                 let _ = register.first.set(own.row.heartbeat_at);
             }
             *lock(&register.sharers) = self.count_sharers(&workers);
+            self.end_shortages_of_the_gone(&workers);
         }
         Ok(())
     }

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use super::view::plain;
+use super::view::{plain, seen_by};
 use super::{Draft, Engine, Submission, SubmitError};
-use crate::domain::{Change, Event, Execution, ExecutionId, Pause, Spec};
+use crate::domain::{Change, Event, Execution, ExecutionId, GateState, Spec};
 use crate::providers::Violation;
 use crate::store::{NewExecution, Payload, RequestIdConflict, StoreError, Submitted};
 
@@ -79,10 +79,10 @@ impl Engine {
                     execution: Some(spec.id),
                     change: Change::Submitted { wait },
                 };
-                let paused = self.paused_at(&spec, revision);
                 let mut execution = Execution::unlogged(spec);
                 execution.apply(&event);
-                let view = super::View { paused, ..plain(execution) };
+                let gate = seen_by(&execution, self.gate_before(&execution.spec, revision));
+                let view = super::View { gate, ..plain(execution) };
                 Ok(Submission { view, replayed: false })
             }
             Submitted::Replayed(id) => {
@@ -94,9 +94,9 @@ impl Engine {
         }
     }
 
-    /// The pause that a fresh submission found at its provider, as far as this worker has heard.
-    fn paused_at(&self, spec: &Spec, revision: i64) -> Option<Pause> {
+    /// The gate that a fresh submission found at its provider, as far as this worker has heard.
+    fn gate_before(&self, spec: &Spec, revision: i64) -> GateState {
         let gate = self.0.hub.gate(&spec.provider);
-        gate.pause.filter(|_| gate.revision < revision)
+        if gate.revision < revision { gate.state } else { GateState::Open }
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::{Engine, View};
-use crate::domain::{Change, Event, Execution, ExecutionId, Pause, ProviderName, State};
+use crate::domain::{Event, Execution, ExecutionId, GateState, ProviderName, State, Wait};
 use crate::store::{ListQuery, Payload, Result};
 
 /// How often a reader tries to see an execution and its provider's gate at one revision.
@@ -51,7 +51,8 @@ impl Engine {
                 }
                 // The revision stays the execution's own: as a cursor it may repeat a change of
                 // the gate, and never misses one.
-                view.paused = gates.get(&provider).and_then(|gate| pause_of(gate.as_ref()));
+                let gate = state_of(gates.get(&provider).and_then(Option::as_ref));
+                view.gate = seen_by(&view.execution, gate);
             }
             views.push(view);
         }
@@ -64,22 +65,60 @@ pub(super) fn over(execution: Execution, gate: Option<&Event>) -> View {
     let mut view = plain(execution);
     if view.execution.state == State::Pending {
         view.revision = view.revision.max(gate.map_or(0, |gate| gate.revision));
-        view.paused = pause_of(gate);
+        view.gate = seen_by(&view.execution, state_of(gate));
     }
     view
 }
 
 /// The execution under an open gate.
 pub(super) fn plain(execution: Execution) -> View {
-    View { revision: execution.revision, paused: None, execution }
+    View { revision: execution.revision, gate: GateState::Open, execution }
 }
 
 /// What the newest change of a gate says of it.
-pub(super) fn pause_of(gate: Option<&Event>) -> Option<Pause> {
-    match gate.map(|event| &event.change) {
-        Some(Change::Paused { reason, until }) => {
-            Some(Pause { reason: reason.clone(), until: *until })
+pub(super) fn state_of(gate: Option<&Event>) -> GateState {
+    gate.and_then(|event| GateState::after(&event.change)).unwrap_or_default()
+}
+
+/// What of a gate holds this execution back. A pause does whatever else a pending one waits for; a
+/// machine that is short only does what could start now.
+pub(super) fn seen_by(execution: &Execution, gate: GateState) -> GateState {
+    held_back(execution.state, execution.wait, gate)
+}
+
+fn held_back(state: State, wait: Wait, gate: GateState) -> GateState {
+    match (state, wait, &gate) {
+        (State::Pending, _, GateState::Paused(_))
+        | (State::Pending, Wait::None | Wait::Limit, GateState::Short(_)) => gate,
+        (
+            State::Pending | State::Running | State::Succeeded | State::Failed | State::Cancelled,
+            _,
+            _,
+        ) => GateState::Open,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{Lack, Pause, Shortage, Timestamp, WorkerId};
+
+    #[test]
+    fn a_pause_holds_back_all_that_is_pending_and_a_short_machine_what_could_start() {
+        let paused = GateState::Paused(Pause { reason: String::new(), until: None });
+        let lack = Lack::Cpu { percent: 93, max_percent: 80 };
+        let short = GateState::Short(Shortage { worker: WorkerId::new(), lack });
+        let until = Timestamp::from_micros(1);
+        let seen = |state, wait, gate: &GateState| held_back(state, wait, gate.clone());
+        for wait in [Wait::None, Wait::Limit] {
+            assert_eq!(seen(State::Pending, wait, &paused), paused);
+            assert_eq!(seen(State::Pending, wait, &short), short);
         }
-        _ => None,
+        for wait in [Wait::Scheduled { until }, Wait::Backoff { until }] {
+            assert_eq!(seen(State::Pending, wait, &paused), paused);
+            assert_eq!(seen(State::Pending, wait, &short), GateState::Open);
+        }
+        assert_eq!(seen(State::Running, Wait::None, &paused), GateState::Open);
+        assert_eq!(seen(State::Succeeded, Wait::None, &short), GateState::Open);
     }
 }

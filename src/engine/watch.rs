@@ -11,9 +11,9 @@ use tokio::time::Instant;
 
 use super::hub::Wake;
 use super::outlet::{Closed, Outlet};
-use super::view::{over, pause_of, plain};
+use super::view::{over, plain, seen_by, state_of};
 use super::{Cursor, Engine, View, Watch, WatchError, WatchEvent, WatchItem};
-use crate::domain::{Change, Event, Execution, ExecutionId, Pause, Spec, State};
+use crate::domain::{Change, Event, Execution, ExecutionId, GateState, Spec, State};
 use crate::store::{EventQuery, History, Payload, Result, StoreError};
 
 /// Entries of the log read at a time.
@@ -94,7 +94,7 @@ struct One {
     /// As of the cursor. Without its result, and without its input unless that is small: a watch
     /// that waits holds no large value.
     execution: Execution,
-    pause: Option<Pause>,
+    gate: GateState,
     /// Whether the input is held.
     light: bool,
 }
@@ -122,13 +122,13 @@ impl One {
         };
         let mut execution = view.execution.clone();
         execution.output = None;
-        let (pause, over) = (view.paused.clone(), execution.state.is_terminal());
+        let (gate, over) = (view.gate.clone(), execution.state.is_terminal());
         let outlet = outlet.send(item(view.revision, view)).await?;
         let light = is_light(&execution.spec);
         if !light {
             execution.spec = without_input(&execution.spec);
         }
-        Ok((!over).then_some(Self { engine, outlet, execution, pause, light }))
+        Ok((!over).then_some(Self { engine, outlet, execution, gate, light }))
     }
 
     /// Takes the execution as it stood at the cursor; `None` if it was over by then.
@@ -144,10 +144,10 @@ impl One {
         };
         let unlogged = || Execution::unlogged(history.spec.clone());
         let execution = history.at(after).unwrap_or_else(unlogged);
-        let pause = pause_of(gate.as_ref());
+        let gate = state_of(gate.as_ref());
         let over = execution.state.is_terminal();
         // The history came without the input; it is looked at when there is something to send.
-        Ok((!over).then_some(Self { engine, outlet, execution, pause, light: false }))
+        Ok((!over).then_some(Self { engine, outlet, execution, gate, light: false }))
     }
 
     /// Sends every change after the cursor until the execution is over.
@@ -187,11 +187,10 @@ impl One {
     async fn take(&mut self, event: &Event) -> Result<Option<WatchItem>> {
         let revision = event.revision;
         if event.execution.is_none() {
-            let before = self.pause.clone();
-            self.pause = pause_of(Some(event));
+            let before = seen_by(&self.execution, std::mem::take(&mut self.gate));
+            self.gate = state_of(Some(event));
             let seen = self.execution.revision > 0
-                && self.execution.state == State::Pending
-                && self.pause != before;
+                && seen_by(&self.execution, self.gate.clone()) != before;
             if !seen {
                 return Ok(None);
             }
@@ -204,9 +203,7 @@ impl One {
         }
         self.execution.apply(event);
         let mut view = plain(self.whole().await?);
-        if self.execution.state == State::Pending {
-            view.paused.clone_from(&self.pause);
-        }
+        view.gate = seen_by(&self.execution, self.gate.clone());
         Ok(Some(item(revision, view)))
     }
 

@@ -9,7 +9,7 @@ use tokio::sync::watch::Receiver;
 use tokio::time::Instant;
 
 use super::outlet::{Closed, Outlet};
-use super::view::{pause_of, plain};
+use super::view::{plain, seen_by, state_of};
 use super::watch::RECHECK;
 use super::{Cursor, Engine, Filter, Watch, WatchError, WatchEvent, WatchItem};
 use crate::domain::{Event, Execution, ExecutionId, ProviderName, State};
@@ -196,7 +196,8 @@ impl Many {
                 let gate = self.engine.0.store.gate_at(&provider, revision).await?;
                 self.gates.insert(provider.clone(), gate);
             }
-            view.paused = pause_of(self.gates.get(&provider).and_then(Option::as_ref));
+            let gate = state_of(self.gates.get(&provider).and_then(Option::as_ref));
+            view.gate = seen_by(&view.execution, gate);
         }
         let revision = view.revision;
         Ok(WatchItem { revision, event: WatchEvent::Execution(Box::new(view)) })

@@ -24,7 +24,9 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use crate::domain::{ExecutionId, Failure, FailureKind, Handle, Usage};
+use crate::domain::{
+    ErrorCode, ExecutionId, Failure, FailureKind, Handle, Lack, ResourceGate, Usage,
+};
 
 pub use claude::Claude;
 pub use http::Http;
@@ -49,6 +51,18 @@ pub trait Provider: Send + Sync + 'static {
     /// that is over its future is dropped, which must end the work too.
     fn stop_grace(&self) -> Duration {
         Duration::ZERO
+    }
+
+    /// What the machine must have left for an attempt to begin.
+    fn gate(&self) -> Option<ResourceGate> {
+        None
+    }
+
+    /// How an attempt ends that is not begun, because the machine lacks something and the gate says
+    /// that it is to fail then.
+    fn refuse(&self, _input: Map<String, Value>, lack: Lack) -> AttemptFailure {
+        let failure = Failure::new(ErrorCode::Resource, false, lack.refusal());
+        AttemptFailure::new(FailureKind::Permanent, failure)
     }
 
     /// Why submissions are refused at present, if they are.

@@ -134,6 +134,7 @@ impl Server {
             drain_timeout: settings.drain_timeout,
             slots: settings.slots,
             providers: settings.providers.clone(),
+            machine: Arc::clone(&settings.machine),
             host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
             version: VERSION.to_owned(),
         };

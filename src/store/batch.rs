@@ -238,6 +238,12 @@ impl<'t> Batch<'t> {
         self.providers.insert(record.name.clone(), record);
     }
 
+    /// Ends a provider's shortage, as found by this worker.
+    pub(super) fn end_shortage(&mut self, mut record: ProviderRecord, worker: WorkerId) {
+        record.shortage = None;
+        self.put_provider(record, Change::ShortageOver { worker });
+    }
+
     /// Whether the limits of this provider were changed by an operation of this batch.
     pub(super) fn limits_changed(&self, name: &ProviderName) -> bool {
         self.log.iter().any(|entry| {

@@ -57,7 +57,7 @@ pub(super) use spec_columns;
 macro_rules! provider_columns {
     () => {
         "name, declared_max, overriding_max, paused, pause_reason, pause_until, limits_revision, \
-         gate_revision"
+         gate_revision, shortage"
     };
 }
 pub(super) use provider_columns;
@@ -174,7 +174,10 @@ pub(super) const fn kind_number(change: &Change) -> i16 {
         | Change::WaitChanged { .. } => 0,
         Change::Output(_) => 1,
         Change::LimitsChanged { .. } => 2,
-        Change::Paused { .. } | Change::Resumed { .. } => 3,
+        Change::Paused { .. }
+        | Change::Resumed { .. }
+        | Change::ShortOf(_)
+        | Change::ShortageOver { .. } => 3,
     }
 }
 
@@ -252,6 +255,7 @@ pub(super) fn provider(row: &impl Columns) -> Result<ProviderRecord> {
         declared: Limits { max_concurrent: number(row, 1)? },
         overriding: overriding.map(|max_concurrent| Limits { max_concurrent }),
         pause,
+        shortage: row.text(8)?.map(|text| from_json("a shortage", text)).transpose()?,
         limits_revision: int(row, 6)?,
         gate_revision: int(row, 7)?,
     })
@@ -318,10 +322,10 @@ pub(super) fn head(row: &impl Columns) -> Result<Head> {
 pub(super) fn provider_row(row: &impl Columns) -> Result<ProviderRow> {
     Ok(ProviderRow {
         record: provider(row)?,
-        running: number(row, 8)?,
-        pending: number(row, 9)?,
-        oldest_ready: time(row, 10)?,
-        usage: Usage { input_tokens: int(row, 11)?, output_tokens: int(row, 12)? },
+        running: number(row, 9)?,
+        pending: number(row, 10)?,
+        oldest_ready: time(row, 11)?,
+        usage: Usage { input_tokens: int(row, 12)?, output_tokens: int(row, 13)? },
     })
 }
 

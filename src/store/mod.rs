@@ -40,7 +40,8 @@ pub use feed::Commit;
 pub use memory::MemoryBackend;
 pub use ops::{
     Advanced, CancelAnswer, Claim, ClaimReport, Claimed, ExpectedRevision, GateChange, LimitChange,
-    ProviderClaims, Renewed, RequestIdConflict, SetLimitsError, Settlement, Submitted, Wanted,
+    ProviderClaims, Renewed, RequestIdConflict, SetLimitsError, Settlement, ShortageAnswer,
+    ShortageReport, Submitted, Wanted,
 };
 pub use postgres::{ClockSource, Listen, PostgresBackend, PostgresOptions};
 pub use sqlite::SqliteBackend;
@@ -156,6 +157,26 @@ impl Store {
     /// Pauses or resumes a provider; `false` if it was so already.
     pub async fn set_gate(&self, provider: ProviderName, change: GateChange) -> Result<bool> {
         self.writer.run(ops::SetGate { provider, change }).await
+    }
+
+    /// Tells that ready work of this provider waits because a worker's machine is short, if so.
+    pub async fn tell_shortage(
+        &self,
+        provider: ProviderName,
+        report: ShortageReport,
+    ) -> Result<ShortageAnswer> {
+        self.writer.run(ops::TellShortage { provider, report }).await
+    }
+
+    /// Takes back what was told of a shortage, if `told_by` told of it, or whoever did if it is
+    /// `None`; `false` if there was nothing to take back. `worker` is who says so.
+    pub async fn end_shortage(
+        &self,
+        provider: ProviderName,
+        worker: WorkerId,
+        told_by: Option<WorkerId>,
+    ) -> Result<bool> {
+        self.writer.run(ops::EndShortage { provider, worker, told_by }).await
     }
 
     /// Records that a worker lives, and what it is doing.

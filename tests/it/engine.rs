@@ -9,7 +9,7 @@ use flowgate::domain::{
     SystemClock, WorkerId,
 };
 use flowgate::engine::{
-    ConfiguredProvider, Cursor, Draft, Engine, EngineSettings, View, WatchEvent,
+    ConfiguredProvider, Cursor, Draft, Engine, EngineSettings, ThisMachine, View, WatchEvent,
 };
 use flowgate::providers::{AttemptFailure, Call, Provider, Simulated, Success, Violation};
 use flowgate::store::{Backend, NewExecution, Settlement, Store};
@@ -145,6 +145,7 @@ async fn start(backend: Arc<dyn Backend>) -> Engine {
             provider("one", 1, Arc::new(Simulated)),
             provider("sim", 2, Arc::new(Simulated)),
         ],
+        machine: Arc::new(ThisMachine::default()),
         host: "here".to_owned(),
         version: "test".to_owned(),
     };

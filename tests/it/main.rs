@@ -21,6 +21,7 @@ mod pooler;
 mod process_provider;
 mod providers;
 mod replicas;
+mod resource;
 mod retry;
 mod server;
 mod shutdown;

@@ -160,7 +160,9 @@ impl Life {
             Change::Submitted { .. }
             | Change::LimitsChanged { .. }
             | Change::Paused { .. }
-            | Change::Resumed { .. } => {}
+            | Change::Resumed { .. }
+            | Change::ShortOf(_)
+            | Change::ShortageOver { .. } => {}
         }
     }
 

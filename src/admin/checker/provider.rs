@@ -14,6 +14,8 @@ pub struct ProviderCheck {
     pub limit: Option<u32>,
     /// Whether it is paused.
     pub paused: bool,
+    /// Whether work waits for a machine with room.
+    pub short: bool,
     /// The most that ever ran at the same time.
     pub max_running: usize,
     /// The limit in force when that many ran.
@@ -31,6 +33,7 @@ impl ProviderCheck {
             name,
             limit: None,
             paused: false,
+            short: false,
             max_running: 0,
             limit_at_max: None,
             claims: 0,
@@ -57,12 +60,24 @@ impl ProviderCheck {
                 });
                 self.limit = Some(effective.max_concurrent);
             }
-            Change::Paused { .. } => self.paused = true,
+            Change::Paused { .. } => (self.paused, self.short) = (true, false),
             Change::Resumed { .. } => {
                 findings.expect(Rule::Gate, self.paused || !self.complete, || {
                     "resumed while it was not paused".to_owned()
                 });
                 self.paused = false;
+            }
+            Change::ShortOf(_) => {
+                findings.expect(Rule::Gate, !self.paused, || {
+                    "said to wait for a machine while it was paused".to_owned()
+                });
+                self.short = true;
+            }
+            Change::ShortageOver { .. } => {
+                findings.expect(Rule::Gate, self.short || !self.complete, || {
+                    "a shortage is over that there was not".to_owned()
+                });
+                self.short = false;
             }
             Change::Submitted { .. }
             | Change::Claimed { .. }
@@ -116,9 +131,18 @@ impl ProviderCheck {
             let (row, logged) = (gate(record.pause.is_some()), gate(self.paused));
             format!("provider {}: it is {row} by its row, {logged} by the log", self.name)
         });
+        let agrees = self.short == record.shortage.is_some() || !self.complete;
+        findings.expect(Rule::Records, agrees, || {
+            let (row, logged) = (short(record.shortage.is_some()), short(self.short));
+            format!("provider {}: {row} by its row, {logged} by the log", self.name)
+        });
     }
 }
 
 const fn gate(paused: bool) -> &'static str {
     if paused { "paused" } else { "open" }
+}
+
+const fn short(short: bool) -> &'static str {
+    if short { "its work waits for a machine" } else { "no work waits for a machine" }
 }

@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::domain::{
-    AttemptEnd, Chunk, ChunkContent, EndCause, ErrorCode, Failure, Handle, Limits, OnLost,
-    OutputStream, Pause, State, Timestamp, Token, Wait, WorkerId,
+    AttemptEnd, Chunk, ChunkContent, EndCause, ErrorCode, Failure, Handle, Lack, Limits, OnLost,
+    OutputStream, Pause, Shortage, State, Timestamp, Token, Wait, WorkerId,
 };
 
 /// A log in the making; entries follow each other without gaps unless a test makes one.
@@ -243,6 +243,19 @@ fn a_claim_while_paused_is_found() {
     let id = log.submit();
     log.pause().claim(id);
     log.breaks(Rule::Gate, "claimed while its provider was paused");
+}
+
+#[test]
+fn a_shortage_that_ends_without_having_begun_is_found() {
+    let lack = Lack::Cpu { percent: 93, max_percent: 80 };
+    let mut log = Log::with_limit(1);
+    let worker = log.worker;
+    let short = || Change::ShortOf(Shortage { worker, lack });
+    log.add(None, short()).add(None, short()).add(None, Change::ShortageOver { worker });
+    log.add(None, short()).pause().resume();
+    log.is_clean();
+    log.add(None, Change::ShortageOver { worker });
+    log.breaks(Rule::Gate, "a shortage is over that there was not");
 }
 
 #[test]
@@ -611,6 +624,14 @@ fn a_providers_row_that_says_something_else_than_the_log_is_found() {
     let open = ProviderRecord { pause: None, ..record.clone() };
     let violation = checker.agree_on_provider(&open).unwrap_err();
     assert_eq!(violation.message, "provider p: it is open by its row, paused by the log");
+    let lack = Lack::Cpu { percent: 93, max_percent: 80 };
+    let shortage = Some(Shortage { worker: log.worker, lack });
+    let short = ProviderRecord { shortage, ..record.clone() };
+    let violation = checker.agree_on_provider(&short).unwrap_err();
+    assert_eq!(
+        violation.message,
+        "provider p: its work waits for a machine by its row, no work waits for a machine by the log"
+    );
     let wide = ProviderRecord { overriding: Some(limits(9)), ..record };
     let violation = checker.agree_on_provider(&wide).unwrap_err();
     assert_eq!(violation.message, "provider p: its row has limit 9, the log 2");

@@ -44,6 +44,7 @@ pub(crate) fn error_code(code: ErrorCode) -> pb::ErrorCode {
         ErrorCode::Released => pb::ErrorCode::Released,
         ErrorCode::OutputTooLarge => pb::ErrorCode::OutputTooLarge,
         ErrorCode::Internal => pb::ErrorCode::Internal,
+        ErrorCode::Resource => pb::ErrorCode::Resource,
         ErrorCode::Lost => pb::ErrorCode::Lost,
     }
 }

@@ -7,7 +7,9 @@ use super::json::{to_struct, to_value};
 use super::retry_policy;
 use super::scalar::{to_duration, to_i32, to_timestamp};
 use super::trace::trace_id;
-use crate::domain::{Attempt, Failure, Input, State, Timestamp, Usage, Wait};
+use crate::domain::{
+    Attempt, Failure, GateState, Input, Pause, ProviderName, State, Timestamp, Usage, Wait,
+};
 use crate::engine::View;
 use crate::pb;
 use crate::store::Payload;
@@ -103,7 +105,7 @@ fn error(failure: &Failure) -> pb::Error {
     }
 }
 
-/// Why a pending execution does not run. A pause holds it back whatever else it waits for.
+/// Why a pending execution does not run. What its provider's gate says goes first.
 fn wait_status(view: &View) -> Option<pb::WaitStatus> {
     let execution = &view.execution;
     let provider = &execution.spec.provider;
@@ -111,14 +113,12 @@ fn wait_status(view: &View) -> Option<pb::WaitStatus> {
         State::Pending => {}
         State::Running | State::Succeeded | State::Failed | State::Cancelled => return None,
     }
-    if let Some(pause) = &view.paused {
-        let until = pause.until.map(|until| format!(" until {}", to_timestamp(until)));
-        let until = until.unwrap_or_default();
-        let message = match pause.reason.as_str() {
-            "" => format!("provider {provider} is paused{until}"),
-            reason => format!("provider {provider} is paused{until}: {reason}"),
-        };
-        return Some(waiting(pb::WaitReason::Paused, message, pause.until));
+    match &view.gate {
+        GateState::Open => {}
+        GateState::Paused(pause) => return Some(paused(provider, pause)),
+        GateState::Short(shortage) => {
+            return Some(waiting(pb::WaitReason::Resource, shortage.lack.to_string(), None));
+        }
     }
     match execution.wait {
         Wait::None => None,
@@ -138,6 +138,16 @@ fn wait_status(view: &View) -> Option<pb::WaitStatus> {
     }
 }
 
+fn paused(provider: &ProviderName, pause: &Pause) -> pb::WaitStatus {
+    let until = pause.until.map(|until| format!(" until {}", to_timestamp(until)));
+    let until = until.unwrap_or_default();
+    let message = match pause.reason.as_str() {
+        "" => format!("provider {provider} is paused{until}"),
+        reason => format!("provider {provider} is paused{until}: {reason}"),
+    };
+    waiting(pb::WaitReason::Paused, message, pause.until)
+}
+
 fn waiting(code: pb::WaitReason, message: String, until: Option<Timestamp>) -> pb::WaitStatus {
     pb::WaitStatus { code: code.into(), message, until: until.map(to_timestamp) }
 }
@@ -149,7 +159,7 @@ pub(crate) mod tests {
 
     use super::*;
     use crate::domain::{
-        AttemptEnd, Change, EndCause, ErrorCode, Event, Execution, ExecutionId, OnLost, Pause,
+        AttemptEnd, Change, EndCause, ErrorCode, Event, Execution, ExecutionId, OnLost,
         RetryPolicy, Spec, Token, Usage, WorkerId,
     };
     use serde_json::json;
@@ -172,7 +182,7 @@ pub(crate) mod tests {
             created_at: Timestamp::from_micros(1_000_000),
         };
         let execution = Execution::unlogged(Arc::new(spec));
-        View { execution, paused: None, revision: 0 }
+        View { execution, gate: GateState::Open, revision: 0 }
     }
 
     fn plain() -> View {
@@ -262,7 +272,7 @@ pub(crate) mod tests {
         assert_eq!(reason(&view), None);
         view.execution.wait = Wait::Limit;
         assert_eq!(reason(&view).map(|(code, _, _)| code), Some(pb::WaitReason::Limit));
-        view.paused = Some(Pause { reason: "invoice unpaid".to_owned(), until: None });
+        view.gate = GateState::Paused(Pause { reason: "invoice unpaid".to_owned(), until: None });
         let message = "provider ollama is paused: invoice unpaid".to_owned();
         assert_eq!(reason(&view), Some((pb::WaitReason::Paused, message, false)));
         view.execution.state = State::Running;

@@ -9,7 +9,7 @@ use super::filter::provider_names;
 use super::scalar::{
     duration, reason, required, timestamp, to_duration, to_i32, to_i64, to_timestamp,
 };
-use crate::domain::{LimitUpdate, Limits, ProviderName, Timestamp};
+use crate::domain::{GateState, LimitUpdate, Limits, ProviderName, Timestamp};
 use crate::engine::{LimitsDraft, ProviderView};
 use crate::pb;
 use crate::store::{ExpectedRevision, LimitChange};
@@ -110,9 +110,10 @@ pub(crate) fn watch(
 pub(crate) fn provider(view: ProviderView) -> pb::Provider {
     let record = view.row.record;
     let effective = record.effective();
-    let (gate_state, gate_reason, gate_until) = match record.pause {
-        None => (pb::GateState::Open, String::new(), None),
-        Some(pause) => (pb::GateState::Paused, pause.reason, pause.until),
+    let (gate_state, gate_reason, gate_until) = match record.gate() {
+        GateState::Open => (pb::GateState::Open, String::new(), None),
+        GateState::Paused(pause) => (pb::GateState::Paused, pause.reason, pause.until),
+        GateState::Short(shortage) => (pb::GateState::Short, shortage.lack.to_string(), None),
     };
     pb::Provider {
         name: record.name.into(),

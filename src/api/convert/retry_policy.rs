@@ -64,6 +64,7 @@ fn retried_code(given: i32) -> Result<ErrorCode, &'static str> {
         Ok(pb::ErrorCode::ModuleFailed) => Ok(ErrorCode::ModuleFailed),
         Ok(pb::ErrorCode::ModuleNotFound) => Ok(ErrorCode::ModuleNotFound),
         Ok(pb::ErrorCode::ModuleStartFailed) => Ok(ErrorCode::ModuleStartFailed),
+        Ok(pb::ErrorCode::Resource) => Ok(ErrorCode::Resource),
         Ok(pb::ErrorCode::OutputTooLarge) => Ok(ErrorCode::OutputTooLarge),
         Ok(pb::ErrorCode::Internal) => Ok(ErrorCode::Internal),
         Ok(

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::domain::{
-    Execution, ExecutionId, Input, OnLost, Pause, ProviderName, RetryPolicy, State, Timestamp,
+    Execution, ExecutionId, GateState, Input, OnLost, ProviderName, RetryPolicy, State, Timestamp,
 };
 use crate::providers::Violation;
 use crate::store::StoreError;
@@ -54,8 +54,8 @@ pub struct Submission {
 pub struct View {
     /// The execution.
     pub execution: Execution,
-    /// Set while it is pending and its provider is paused.
-    pub paused: Option<Pause>,
+    /// What the provider's gate holds it back with; open unless it is pending.
+    pub gate: GateState,
     /// The revision of the newest change that can be seen in this view.
     pub revision: i64,
 }

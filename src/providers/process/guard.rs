@@ -66,7 +66,9 @@ fn guard(control: Socket) -> io::Result<()> {
     let stopped = if module.has_ended() { asked } else { Stopped::Killed };
     let end = module.end_tree();
     let (code, signal) = end.map_or((None, None), |end| (end.code, end.signal));
-    tell(&mut reports, &Report::Exited { code, signal, stopped })
+    // Nothing of the tree is left, so that it counts all of it.
+    let used = os::used_by_children();
+    tell(&mut reports, &Report::Exited { code, signal, stopped, used })
 }
 
 /// The first request, with the bytes that follow it.

@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::os;
-use super::protocol::{Report, Request, Start, Stopped, decode, encode};
+use super::protocol::{Report, Request, Start, Stopped, Used, decode, encode};
 use crate::providers::{Stop, StopReason};
 
 /// How long a guard may take beyond the module's grace to report the end of the tree.
@@ -46,6 +46,8 @@ pub(super) enum Ending {
         signal: Option<i32>,
         /// What the guard had done to it.
         stopped: Stopped,
+        /// What its tree used, where that is known.
+        used: Option<Used>,
     },
     /// Its guard is gone or does not answer; what was found of the module was killed.
     Lost,
@@ -171,9 +173,9 @@ impl Guarded {
             Some(Report::StartFailed { message, transient }) => {
                 Some(Ending::NotStarted { message, transient })
             }
-            Some(Report::Exited { code, signal, stopped }) => {
+            Some(Report::Exited { code, signal, stopped, used }) => {
                 self.group = None;
-                Some(Ending::Ended { code, signal, stopped })
+                Some(Ending::Ended { code, signal, stopped, used })
             }
             None => Some(Ending::Lost),
         }

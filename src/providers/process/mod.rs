@@ -23,12 +23,12 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{AttemptFailure, Call, Provider, Success, Violation};
-use crate::domain::{ErrorCode, Failure, FailureKind, OutputStream};
+use crate::domain::{ErrorCode, Failure, FailureKind, Lack, OutputStream, ResourceGate};
 use capture::Capture;
-use guarded::{ANSWER_WAIT, Guarded};
+use guarded::{ANSWER_WAIT, Ending, Guarded};
 use input::Input;
 use module::{Launch, LocateError};
-use protocol::Start;
+use protocol::{Start, Used};
 use result::{Bounds, Fault, Outline};
 
 pub use guard::guard_main;
@@ -49,6 +49,8 @@ pub struct ProcessConfig {
     pub stop_grace: Duration,
     /// How much of stdout, and how much of stderr, a result holds.
     pub max_output_bytes: usize,
+    /// What the machine must have left for a module to start.
+    pub gate: Option<ResourceGate>,
     /// The program that calls [`guard_main`] when its first argument is `__guard`: the server's.
     pub guard_program: PathBuf,
 }
@@ -61,6 +63,7 @@ impl Default for ProcessConfig {
             env_allow: env_allow.map(str::to_owned).to_vec(),
             stop_grace: Duration::from_secs(5),
             max_output_bytes: 1_024 * 1_024,
+            gate: None,
             guard_program: os::own_program(),
         }
     }
@@ -137,17 +140,39 @@ impl Provider for Process {
     async fn execute(&self, mut call: Call) -> Result<Success, AttemptFailure> {
         let began = Instant::now();
         let input = Input::read(std::mem::take(&mut call.input)).map_err(invalid)?;
-        let mut stdout = Capture::new(OutputStream::Stdout, self.config.max_output_bytes);
-        let mut stderr = Capture::new(OutputStream::Stderr, self.config.max_output_bytes);
-        let verdict = self.run(&mut call, &input, &mut stdout, &mut stderr).await;
+        let [mut stdout, mut stderr] = self.captures();
+        let mut used = None;
+        let verdict = self.run(&mut call, &input, &mut stdout, &mut stderr, &mut used).await;
         let outline = Outline {
             module_id: input.module_id,
             module: input.module,
             stdout: stdout.finish(),
             stderr: stderr.finish(),
             duration: began.elapsed(),
+            used,
         };
         outline.conclude(verdict)
+    }
+
+    fn gate(&self) -> Option<ResourceGate> {
+        self.config.gate
+    }
+
+    fn refuse(&self, input: Map<String, Value>, lack: Lack) -> AttemptFailure {
+        let input = match Input::read(input) {
+            Ok(input) => input,
+            Err(violations) => return invalid(violations),
+        };
+        let [stdout, stderr] = self.captures();
+        let outline = Outline {
+            module_id: input.module_id,
+            module: input.module,
+            stdout: stdout.finish(),
+            stderr: stderr.finish(),
+            duration: Duration::ZERO,
+            used: None,
+        };
+        outline.fail(Fault::new(FailureKind::Permanent, ErrorCode::Resource, lack.refusal()))
     }
 
     fn stop_grace(&self) -> Duration {
@@ -166,13 +191,21 @@ impl Provider for Process {
 }
 
 impl Process {
-    /// Runs the module under a guard, what it prints going to `stdout` and `stderr`.
+    /// Room for what a module prints on either stream.
+    fn captures(&self) -> [Capture; 2] {
+        let kept = self.config.max_output_bytes;
+        [OutputStream::Stdout, OutputStream::Stderr].map(|stream| Capture::new(stream, kept))
+    }
+
+    /// Runs the module under a guard, what it prints going to `stdout` and `stderr`, and what it
+    /// used, if it ran, to `used`.
     async fn run(
         &self,
         call: &mut Call,
         input: &Input,
         stdout: &mut Capture,
         stderr: &mut Capture,
+        used: &mut Option<Used>,
     ) -> Result<(), Fault> {
         let env = self.environment(call, input);
         let Launch { program, file, cwd } = self.launch(&input.module).await?;
@@ -207,6 +240,9 @@ impl Process {
             stdout.read(out, &call.output, &over),
             stderr.read(err, &call.output, &over),
         );
+        if let Ending::Ended { used: known, .. } = &ending {
+            *used = *known;
+        }
         result::judge(ending, asked, Bounds { run_timeout: call.run_timeout, stop_grace: grace })
     }
 }

@@ -19,6 +19,8 @@ use std::sync::atomic::AtomicBool;
 use std::thread;
 use std::time::Duration;
 
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::{TimeVal, TimeValLike};
 use rustix::io::{Errno, retry_on_intr};
 use rustix::process::{
     Pid, Signal, WaitId, WaitIdOptions, WaitOptions, WaitStatus, kill_process, kill_process_group,
@@ -26,6 +28,8 @@ use rustix::process::{
 };
 use rustix::time::{ClockId, clock_gettime};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
+
+use super::protocol::Used;
 
 /// What server and guard talk over.
 pub(super) type Socket = UnixStream;
@@ -215,6 +219,22 @@ impl Module {
             }
         }
     }
+}
+
+/// What all children that this process has waited for used, and theirs.
+pub(super) fn used_by_children() -> Option<Used> {
+    let usage = getrusage(UsageWho::RUSAGE_CHILDREN).ok()?;
+    // Kilobytes, but for macOS.
+    let unit = if cfg!(target_os = "macos") { 1 } else { 1_024 };
+    let cpu_micros = micros(usage.user_time()).saturating_add(micros(usage.system_time()));
+    Some(Used {
+        cpu_seconds: Duration::from_micros(cpu_micros).as_secs_f64(),
+        peak_memory_bytes: u64::try_from(usage.max_rss()).ok()?.saturating_mul(unit),
+    })
+}
+
+fn micros(time: TimeVal) -> u64 {
+    u64::try_from(time.num_microseconds()).unwrap_or(0)
 }
 
 /// Kills every descendant of this process. One that starts others while this looks is found, or

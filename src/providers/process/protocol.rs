@@ -71,7 +71,18 @@ pub(super) enum Report {
         signal: Option<i32>,
         /// What the guard had done to it before it ended.
         stopped: Stopped,
+        /// What the tree used, where the system tells.
+        used: Option<Used>,
     },
+}
+
+/// What a module's processes used of the machine.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub(super) struct Used {
+    /// Processor time of all of them, in user and in system mode.
+    pub(super) cpu_seconds: f64,
+    /// The most memory that the largest of them held at a time.
+    pub(super) peak_memory_bytes: u64,
 }
 
 /// What the guard did to a module before that ended.

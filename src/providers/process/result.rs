@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 use super::capture::Captured;
 use super::guarded::Ending;
-use super::protocol::Stopped;
+use super::protocol::{Stopped, Used};
 use crate::domain::{ErrorCode, Failure, FailureKind};
 use crate::providers::{AttemptFailure, StopReason, Success};
 
@@ -26,6 +26,8 @@ pub(super) struct Outline {
     pub(super) stderr: Captured,
     /// How long all took.
     pub(super) duration: Duration,
+    /// What the module's processes used, if it ran and its guard could tell.
+    pub(super) used: Option<Used>,
 }
 
 /// The times a message may name.
@@ -153,18 +155,24 @@ impl Outline {
     pub(super) fn conclude(self, verdict: Result<(), Fault>) -> Result<Success, AttemptFailure> {
         match verdict {
             Ok(()) => Ok(Success { output: self.output(0, None, None), usage: None }),
-            Err(fault) => {
-                let Fault { kind, code, message, exit_code, signal } = fault;
-                let output = Some(self.output(exit_code, signal, Some(message.clone())));
-                let failure = Failure::new(code, kind == FailureKind::Transient, message);
-                Err(AttemptFailure { kind, failure, output, usage: None })
-            }
+            Err(fault) => Err(self.fail(fault)),
         }
+    }
+
+    /// The attempt's result if it failed.
+    pub(super) fn fail(self, fault: Fault) -> AttemptFailure {
+        let Fault { kind, code, message, exit_code, signal } = fault;
+        let output = Some(self.output(exit_code, signal, Some(message.clone())));
+        let failure = Failure::new(code, kind == FailureKind::Transient, message);
+        AttemptFailure { kind, failure, output, usage: None }
     }
 
     /// Field by field, since a macro would copy the texts. `stdout` and `stderr` hold U+FFFD for
     /// what is not UTF-8 and for control characters other than line breaks and tabs;
-    /// `stdout_bytes` and `stderr_bytes` count what was printed.
+    /// `stdout_bytes` and `stderr_bytes` count what was printed. `cpu_seconds` is the processor time of
+    /// all the module's processes, user and system, and `peak_memory_bytes` the most memory that the
+    /// largest of them held at a time, for which that of the guard that started it may count; both are
+    /// absent if it did not run, or its guard was lost.
     fn output(self, exit_code: i32, signal: Option<i32>, error: Option<String>) -> Value {
         let duration_ms = u64::try_from(self.duration.as_millis()).unwrap_or(u64::MAX);
         let mut output = Map::new();
@@ -184,6 +192,10 @@ impl Outline {
         set("stdout_bytes", self.stdout.total_bytes.into());
         set("stderr_bytes", self.stderr.total_bytes.into());
         set("duration_ms", duration_ms.into());
+        if let Some(Used { cpu_seconds, peak_memory_bytes }) = self.used {
+            set("cpu_seconds", cpu_seconds.into());
+            set("peak_memory_bytes", peak_memory_bytes.into());
+        }
         Value::Object(output)
     }
 }

@@ -151,6 +151,7 @@ impl Operation for Claim {
             let (lease, charged) = batch.claim(record, self.worker, self.lease);
             taken.push((lease, before, charged));
         }
+        end_shortages(batch, &offers, self.worker);
         let full = mark_waiting(batch, &offers).await?;
         let spare = self.slots.saturating_sub(u32::try_from(taken.len()).unwrap_or(u32::MAX));
         // Where nothing was taken nothing has changed, and another claim would get nothing either.
@@ -211,6 +212,16 @@ impl Claim {
             }
         }
         once
+    }
+}
+
+/// Where something was taken, the machine of whoever took it has room.
+fn end_shortages(batch: &mut Batch<'_>, offers: &BTreeMap<ProviderName, Offer>, worker: WorkerId) {
+    for (name, _) in offers.iter().filter(|(_, offer)| offer.claimed() > 0) {
+        let short = batch.provider(name).filter(|provider| provider.shortage.is_some());
+        if let Some(provider) = short.cloned() {
+            batch.end_shortage(provider, worker);
+        }
     }
 }
 

@@ -179,6 +179,8 @@ impl Operation for SetGate {
             return Ok(false);
         }
         record.pause = pause;
+        // The newest entry says all there is to say of a gate.
+        record.shortage = None;
         batch.put_provider(record, entry);
         Ok(true)
     }

@@ -147,10 +147,11 @@ pub(super) struct ProviderColumns<'a> {
     pub(super) pause_until: Vec<Option<i64>>,
     pub(super) limits_revision: Vec<i64>,
     pub(super) gate_revision: Vec<i64>,
+    pub(super) shortage: Vec<Option<String>>,
 }
 
-impl<'a> FromIterator<&'a ProviderRecord> for ProviderColumns<'a> {
-    fn from_iter<I: IntoIterator<Item = &'a ProviderRecord>>(providers: I) -> Self {
+impl<'a> ProviderColumns<'a> {
+    pub(super) fn of(providers: impl IntoIterator<Item = &'a ProviderRecord>) -> Result<Self> {
         let mut columns = Self::default();
         for record in providers {
             let pause = record.pause.as_ref();
@@ -162,8 +163,9 @@ impl<'a> FromIterator<&'a ProviderRecord> for ProviderColumns<'a> {
             columns.pause_until.push(pause.and_then(|pause| pause.until).map(Timestamp::as_micros));
             columns.limits_revision.push(record.limits_revision);
             columns.gate_revision.push(record.gate_revision);
+            columns.shortage.push(record.shortage.as_ref().map(json).transpose()?);
         }
-        columns
+        Ok(columns)
     }
 }
 

@@ -222,7 +222,7 @@ pub(super) const CREATE_PROVIDERS: &str = concat!(
     provider_columns!(),
     ") SELECT *
     FROM unnest($1::text[], $2::integer[], $3::integer[], $4::boolean[], $5::text[], $6::bigint[],
-                $7::bigint[], $8::bigint[]) AS new (name)
+                $7::bigint[], $8::bigint[], $9::text[]) AS new (name)
     ORDER BY name
     ON CONFLICT (name) DO NOTHING"
 );
@@ -235,11 +235,12 @@ pub(super) const PUT_PROVIDERS: &str = "
         pause_reason = new.pause_reason,
         pause_until = new.pause_until,
         limits_revision = new.limits_revision,
-        gate_revision = new.gate_revision
+        gate_revision = new.gate_revision,
+        shortage = new.shortage
     FROM unnest($1::text[], $2::integer[], $3::integer[], $4::boolean[], $5::text[], $6::bigint[],
-                $7::bigint[], $8::bigint[])
+                $7::bigint[], $8::bigint[], $9::text[])
         AS new (name, declared_max, overriding_max, paused, pause_reason, pause_until,
-                limits_revision, gate_revision)
+                limits_revision, gate_revision, shortage)
     WHERE providers.name = new.name";
 
 pub(super) const ADD_USAGE: &str = "

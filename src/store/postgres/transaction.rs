@@ -125,6 +125,7 @@ fn bind_providers<'q>(
         .bind(columns.pause_until)
         .bind(columns.limits_revision)
         .bind(columns.gate_revision)
+        .bind(columns.shortage)
 }
 
 #[async_trait]
@@ -138,7 +139,7 @@ impl Transaction for PgTransaction {
     }
 
     async fn create_providers(&mut self, providers: &[ProviderRecord]) -> Result<()> {
-        let query = bind_providers(sql::CREATE_PROVIDERS, providers.iter().collect());
+        let query = bind_providers(sql::CREATE_PROVIDERS, ProviderColumns::of(providers)?);
         self.write("add providers", query).await
     }
 
@@ -271,7 +272,8 @@ impl Transaction for PgTransaction {
     }
 
     async fn put_providers(&mut self, providers: &[&ProviderRecord]) -> Result<()> {
-        let query = bind_providers(sql::PUT_PROVIDERS, providers.iter().copied().collect());
+        let query =
+            bind_providers(sql::PUT_PROVIDERS, ProviderColumns::of(providers.iter().copied())?);
         self.write("write providers", query).await
     }
 

@@ -84,9 +84,9 @@ pub(super) fn execution_row(new: &NewExecution) -> Result<impl Serialize + '_> {
 }
 
 /// JSON for one row of `providers`.
-pub(super) fn provider_row(record: &ProviderRecord) -> impl Serialize + '_ {
+pub(super) fn provider_row(record: &ProviderRecord) -> Result<impl Serialize + '_> {
     let pause = record.pause.as_ref();
-    (
+    Ok((
         record.name.as_str(),
         record.declared.max_concurrent,
         record.overriding.map(|limits| limits.max_concurrent),
@@ -95,7 +95,8 @@ pub(super) fn provider_row(record: &ProviderRecord) -> impl Serialize + '_ {
         pause.and_then(|pause| pause.until),
         record.limits_revision,
         record.gate_revision,
-    )
+        record.shortage.as_ref().map(json).transpose()?,
+    ))
 }
 
 /// JSON for one row of `events`, but for its revision and time.

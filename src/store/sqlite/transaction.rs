@@ -231,7 +231,7 @@ const CREATE_PROVIDERS: &str = concat!(
     provider_columns!(),
     ") SELECT
         value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6,
-        value ->> 7
+        value ->> 7, value ->> 8
     FROM json_each(?1)"
 );
 
@@ -240,7 +240,7 @@ const PUT_PROVIDERS: &str = concat!(
     provider_columns!(),
     ") SELECT
         value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6,
-        value ->> 7
+        value ->> 7, value ->> 8
     FROM json_each(?1)"
 );
 
@@ -291,7 +291,7 @@ impl Transaction for SqliteTransaction {
     }
 
     async fn create_providers(&mut self, providers: &[ProviderRecord]) -> Result<()> {
-        let rows: Vec<_> = providers.iter().map(rows::provider_row).collect();
+        let rows: Vec<_> = providers.iter().map(rows::provider_row).collect::<Result<_>>()?;
         self.write("add providers", CREATE_PROVIDERS, &rows).await
     }
 
@@ -382,7 +382,8 @@ impl Transaction for SqliteTransaction {
     }
 
     async fn put_providers(&mut self, providers: &[&ProviderRecord]) -> Result<()> {
-        let rows: Vec<_> = providers.iter().map(|record| rows::provider_row(record)).collect();
+        let rows: Vec<_> =
+            providers.iter().map(|&record| rows::provider_row(record)).collect::<Result<_>>()?;
         self.write("write providers", PUT_PROVIDERS, &rows).await
     }
 

@@ -75,7 +75,11 @@ fn when_the_deadline_passes_the_tree_ends_though_the_socket_stays_open() {
     let mut by_hand = ByHand::start(STUBBORN_TREE, Duration::from_secs(1));
     let processes = by_hand.numbers(3);
     let reports = by_hand.reports();
-    let exited = json!({ "type": "exited", "code": null, "signal": 9, "stopped": "killed" });
+    let used = &reports[1]["used"];
+    assert!(used["peak_memory_bytes"].as_u64().unwrap() > 0, "{used}");
+    let exited = json!({
+        "type": "exited", "code": null, "signal": 9, "stopped": "killed", "used": used,
+    });
     assert_eq!(reports[1], exited);
     for process in processes {
         assert!(!exists(process));

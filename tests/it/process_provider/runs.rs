@@ -22,9 +22,37 @@ async fn a_module_gets_its_arguments_its_input_and_its_variables() {
         "module_id": "mine", "module": "sub/run.sh", "exit_code": 0, "success": true,
         "error": null, "stdout": expected, "stderr": "", "stdout_truncated": false,
         "stderr_truncated": false, "stdout_bytes": expected.len(), "stderr_bytes": 0,
-        "duration_ms": duration_ms,
+        "duration_ms": duration_ms, "cpu_seconds": output["cpu_seconds"],
+        "peak_memory_bytes": output["peak_memory_bytes"],
     });
     assert_eq!(output, rest);
+}
+
+#[tokio::test]
+async fn a_result_tells_what_all_of_the_modules_processes_used() {
+    // A child that works, and another that holds 64 MiB.
+    let modules = Modules::with(
+        "works.sh",
+        "sh -c 'i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done'
+         head -c 67108864 /dev/zero | tail -c 67108864 > /dev/null",
+    );
+    let output = modules.run(module("works.sh")).await.unwrap().output;
+    let cpu_seconds = output["cpu_seconds"].as_f64().unwrap();
+    assert!((0.01..60.0).contains(&cpu_seconds), "{output}");
+    let peak = output["peak_memory_bytes"].as_u64().unwrap();
+    assert!((64 << 20..1 << 30).contains(&peak), "{output}");
+}
+
+#[tokio::test]
+async fn what_fails_tells_what_it_used_and_what_did_not_run_does_not() {
+    let modules = Modules::with("fails.sh", "exit 3");
+    let failed = Attempt::start(modules.provider(), module("fails.sh")).failure().await;
+    let output = failed.output.unwrap();
+    assert!(output["cpu_seconds"].as_f64().unwrap() > 0.0, "{output}");
+    assert!(output["peak_memory_bytes"].as_u64().unwrap() > 0, "{output}");
+    let missing = Attempt::start(modules.provider(), module("none.sh")).failure().await;
+    let output = missing.output.unwrap();
+    assert_eq!((output.get("cpu_seconds"), output.get("peak_memory_bytes")), (None, None));
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use flowgate::domain::{Limits, SystemClock, Timestamp};
-use flowgate::engine::{ConfiguredProvider, Engine, EngineSettings};
+use flowgate::engine::{ConfiguredProvider, Engine, EngineSettings, ThisMachine};
 use flowgate::providers::Provider;
 use flowgate::store::{MemoryBackend, Store};
 use flowgate::tasks::Tasks;
@@ -36,6 +36,7 @@ fn settings(providers: Vec<ConfiguredProvider>) -> EngineSettings {
         drain_timeout: Duration::from_secs(30),
         slots: 1_000,
         providers,
+        machine: Arc::new(ThisMachine::default()),
         host: "here".to_owned(),
         version: "test".to_owned(),
     }

@@ -12,6 +12,7 @@ mod list;
 mod log;
 mod settle;
 mod share;
+mod shortage;
 mod submit;
 mod wait;
 
@@ -89,6 +90,15 @@ conformance! {
         pausing_or_resuming_twice_changes_nothing,
         an_unknown_provider_cannot_be_paused,
         a_pause_and_an_advance_at_once_agree_on_what_is_due_next,
+    ]
+    shortage: [
+        a_shortage_is_told_once_work_has_waited,
+        only_figures_that_moved_are_told_again,
+        work_that_has_no_room_does_not_wait_for_a_machine,
+        a_claim_by_anybody_ends_a_shortage,
+        a_claim_that_gets_nothing_ends_no_shortage,
+        a_shortage_is_taken_back_by_whoever_told_of_it,
+        a_pause_takes_the_place_of_a_shortage,
     ]
     due: [
         a_scheduled_execution_is_claimed_only_when_it_is_due,
