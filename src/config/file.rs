@@ -62,15 +62,25 @@ fn invalid(path: &Path, key: &str, problem: String) -> ConfigError {
     ConfigError::Invalid { key: key.to_owned(), origin, problem }
 }
 
-/// Relative paths are meant from the file's own directory.
+/// Relative paths are meant from the file's own directory; what is empty stays so, to be refused.
 fn anchor_paths(path: &Path, dict: &mut Dict) {
     let Some(directory) = path.parent() else { return };
+    let anchor = |dict: &mut Dict, key: &str| {
+        if let Some(Value::String(_, path)) = dict.get_mut(key)
+            && !path.is_empty()
+        {
+            *path = directory.join(&*path).to_string_lossy().into_owned();
+        }
+    };
     let Some(Value::Dict(_, providers)) = dict.get_mut("providers") else { return };
     for provider in providers.values_mut() {
         let Value::Dict(_, provider) = provider else { continue };
-        for key in ["modules_dir", "api_key_file"] {
-            if let Some(Value::String(_, path)) = provider.get_mut(key) {
-                *path = directory.join(&*path).to_string_lossy().into_owned();
+        anchor(provider, "modules_dir");
+        anchor(provider, "api_key_file");
+        let Some(Value::Dict(_, headers)) = provider.get_mut("headers") else { continue };
+        for header in headers.values_mut() {
+            if let Value::Dict(_, header) = header {
+                anchor(header, "file");
             }
         }
     }

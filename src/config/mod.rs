@@ -148,4 +148,6 @@ pub fn load(
 }
 
 #[cfg(test)]
+mod remote_tests;
+#[cfg(test)]
 mod tests;

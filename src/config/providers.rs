@@ -10,7 +10,10 @@ use super::remote::{self, Defaults};
 use super::{ConfigError, keys, values};
 use crate::domain::{Limits, ProviderName, ResourceGate};
 use crate::engine::ConfiguredProvider;
-use crate::providers::{Claude, Http, Ollama, OpenAi, Process, ProcessConfig, Provider, Simulated};
+use crate::providers::{
+    Claude, Http, LangGraph, Langflow, N8n, Ollama, OpenAi, Process, ProcessConfig, Provider,
+    Simulated,
+};
 
 /// Providers that exist without configuration, with the attempts each admits.
 const BUILT_IN: &[(&str, Kind, u32)] = &[
@@ -36,11 +39,23 @@ enum Kind {
     OpenAi,
     Claude,
     Ollama,
+    Langflow,
+    N8n,
+    LangGraph,
 }
 
 impl Kind {
-    const ALL: [Self; 6] =
-        [Self::Simulated, Self::Process, Self::Http, Self::OpenAi, Self::Claude, Self::Ollama];
+    const ALL: [Self; 9] = [
+        Self::Simulated,
+        Self::Process,
+        Self::Http,
+        Self::OpenAi,
+        Self::Claude,
+        Self::Ollama,
+        Self::Langflow,
+        Self::N8n,
+        Self::LangGraph,
+    ];
 
     const fn as_str(self) -> &'static str {
         match self {
@@ -50,6 +65,9 @@ impl Kind {
             Self::OpenAi => "openai",
             Self::Claude => "claude",
             Self::Ollama => "ollama",
+            Self::Langflow => "langflow",
+            Self::N8n => "n8n",
+            Self::LangGraph => "langgraph",
         }
     }
 
@@ -57,7 +75,7 @@ impl Kind {
     const fn remote(self) -> Option<Defaults> {
         let (base_url, key_env) = match self {
             Self::Simulated | Self::Process => return None,
-            Self::Http => (None, None),
+            Self::Http | Self::Langflow | Self::N8n | Self::LangGraph => (None, None),
             Self::OpenAi => (Some("https://api.openai.com/v1"), Some("OPENAI_API_KEY")),
             Self::Claude => (Some("https://api.anthropic.com"), Some("ANTHROPIC_API_KEY")),
             Self::Ollama => (Some("http://127.0.0.1:11434"), None),
@@ -73,6 +91,8 @@ impl Kind {
     }
 
     fn named(text: &str) -> Result<Self, String> {
+        // What is sold as LangSmith Deployment is a LangGraph server.
+        let text = if text == "langsmith" { "langgraph" } else { text };
         let known = Self::ALL.into_iter().find(|kind| kind.as_str() == text);
         known.ok_or_else(|| format!("must be one of {}, not {text:?}", Self::names()))
     }
@@ -80,6 +100,11 @@ impl Kind {
     fn names() -> String {
         Self::ALL.map(Self::as_str).join(", ")
     }
+}
+
+#[cfg(test)]
+pub(super) fn kind_names() -> String {
+    Kind::names()
 }
 
 /// Names of the providers that exist without configuration.
@@ -151,6 +176,9 @@ fn build(
         Kind::OpenAi => Arc::new(OpenAi::new(remote()?)),
         Kind::Claude => Arc::new(Claude::new(remote()?)),
         Kind::Ollama => Arc::new(Ollama::new(remote()?)),
+        Kind::Langflow => Arc::new(Langflow::new(remote()?)),
+        Kind::N8n => Arc::new(N8n::new(remote()?)),
+        Kind::LangGraph => Arc::new(LangGraph::new(remote()?)),
     })
 }
 

@@ -43,6 +43,25 @@ impl Reader {
         check(raw).map(Some).map_err(|problem| self.refuse(key, problem))
     }
 
+    /// The same for a setting that may hold what is not to be seen, if only by mistake: a refusal
+    /// says what it must be and nothing of what it is.
+    pub(super) fn get_unseen<T, U>(
+        &self,
+        key: &str,
+        must_be: &str,
+        check: impl FnOnce(T) -> Result<U, String>,
+    ) -> Result<Option<U>, ConfigError>
+    where
+        T: DeserializeOwned,
+    {
+        if !self.figment.contains(key) {
+            return Ok(None);
+        }
+        let raw = self.figment.extract_inner(key);
+        let raw = raw.map_err(|_| self.refuse(key, format!("must be {must_be}")))?;
+        check(raw).map(Some).map_err(|problem| self.refuse(key, problem))
+    }
+
     /// Whether any source has the key.
     pub(super) fn has(&self, key: &str) -> bool {
         self.figment.contains(key)

@@ -67,10 +67,10 @@ fn endpoints(
         let problem = "must not be given beside endpoints: it is one of them".to_owned();
         return Err(reader.refuse(&base_url, problem));
     }
-    if let Some(url) = reader.get(&base_url, |text: String| url(&text))? {
+    if let Some(url) = reader.get_unseen(&base_url, "a URL", |text: String| url(&text))? {
         return Ok(vec![url]);
     }
-    let several = reader.get(&endpoints, |texts: Vec<String>| {
+    let several = reader.get_unseen(&endpoints, "a list of URLs", |texts: Vec<String>| {
         let urls = texts.iter().map(|text| url(text)).collect::<Result<Vec<_>, _>>()?;
         if urls.is_empty() { Err("must name at least one base URL".to_owned()) } else { Ok(urls) }
     })?;
@@ -111,23 +111,26 @@ fn credential(
         let problem = "must not be given beside api_key_file".to_owned();
         return Err(reader.refuse(&env, problem));
     }
-    if let Some(path) = reader.get(&file, |path: PathBuf| match path.as_os_str().is_empty() {
+    let path = |path: PathBuf| match path.as_os_str().is_empty() {
         true => Err("must not be empty".to_owned()),
         false => Ok(path),
-    })? {
+    };
+    if let Some(path) = reader.get_unseen(&file, "the path of a file", path)? {
         return Ok(Credential::File(path));
     }
-    if let Some(variable) = reader.get(&env, variable)? {
-        return Ok(from_env(reader, &variable));
+    if let Some(variable) = reader.get_unseen(&env, A_VARIABLE, variable)? {
+        return Ok(from_env(reader, &variable, &format!("the variable that {env} names")));
     }
     let elsewhere =
         ["base_url", "endpoints"].iter().any(|key| reader.has(&format!("providers.{name}.{key}")));
     match defaults.key_env {
         // The vendor's key is not shown to another server, unless the provider goes by its name.
-        Some(variable) if own || !elsewhere => match from_env(reader, variable) {
-            Credential::Missing(_) if elsewhere => Ok(Credential::None),
-            credential => Ok(credential),
-        },
+        Some(variable) if own || !elsewhere => {
+            match from_env(reader, variable, &format!("the variable {variable}")) {
+                Credential::Missing(_) if elsewhere => Ok(Credential::None),
+                credential => Ok(credential),
+            }
+        }
         Some(_) | None => Ok(Credential::None),
     }
 }
@@ -149,12 +152,18 @@ fn headers(
         let header_name: HeaderName =
             name.parse().map_err(|_| invalid("has a name that no header can have:"))?;
         let credential = match header {
-            Header::Env { env } => from_env(reader, &env),
+            Header::Env { env } => {
+                let variable = variable(env)
+                    .map_err(|problem| reader.refuse(&format!("{key}.{name}.env"), problem))?;
+                from_env(reader, &variable, &format!("the variable that {key}.{name}.env names"))
+            }
             Header::File { file } => Credential::File(file),
             Header::Text(text) if HeaderValue::from_str(&text).is_err() => {
                 return Err(invalid("has a value that no header can have, under"));
             }
-            Header::Text(text) if is_secret(&header_name) => Credential::Value(Secret::new(&text)),
+            Header::Text(text) if is_secret(&header_name, &text) => {
+                Credential::Value(Secret::new(&text))
+            }
             Header::Text(text) => Credential::Plain(text),
         };
         headers.push((header_name, credential));
@@ -162,12 +171,15 @@ fn headers(
     Ok(headers)
 }
 
-/// Whether a header is one that carries credentials, by its name.
-fn is_secret(name: &HeaderName) -> bool {
-    ["auth", "key", "token", "secret", "cookie", "password"]
-        .iter()
-        .any(|part| name.as_str().contains(part))
+/// Whether a header is one that carries credentials, by its name or by how it begins.
+fn is_secret(name: &HeaderName, value: &str) -> bool {
+    let named = ["auth", "key", "token", "secret", "cookie", "password"];
+    let scheme = value.split(' ').next().unwrap_or_default().to_ascii_lowercase();
+    named.iter().any(|part| name.as_str().contains(part))
+        || ["bearer", "basic", "token", "apikey"].contains(&scheme.as_str())
 }
+
+const A_VARIABLE: &str = "the name of an environment variable";
 
 fn variable(text: String) -> Result<String, String> {
     let in_name = |char: char| char.is_ascii_alphanumeric() || char == '_';
@@ -175,13 +187,14 @@ fn variable(text: String) -> Result<String, String> {
         Ok(text)
     } else {
         // A key that was put in its place by mistake is not repeated.
-        Err("must be the name of an environment variable".to_owned())
+        Err(format!("must be {A_VARIABLE}"))
     }
 }
 
-fn from_env(reader: &Reader, variable: &str) -> Credential {
+/// What a variable holds. `told` stands for its name, which may be a key put there by mistake.
+fn from_env(reader: &Reader, variable: &str, told: &str) -> Credential {
     match reader.variable(variable) {
         Some(text) => Credential::Value(Secret::new(text)),
-        None => Credential::Missing(format!("the variable {variable} is not set")),
+        None => Credential::Missing(format!("{told} is not set")),
     }
 }

@@ -2,48 +2,55 @@ use super::*;
 use crate::domain::WhenShort;
 
 /// A directory with a `flowgate.toml`, and what else a start is given.
-struct Start {
+pub(super) struct Start {
     directory: tempfile::TempDir,
     variables: Vec<(String, String)>,
     flags: ServeFlags,
 }
 
 impl Start {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
         Self { directory, variables: Vec::new(), flags: ServeFlags::default() }
     }
 
-    fn with_file(text: &str) -> Self {
+    pub(super) fn with_file(text: &str) -> Self {
         let start = Self::new();
         std::fs::write(start.path("flowgate.toml"), text).expect("the directory is writable");
         start
     }
 
-    fn variable(mut self, name: &str, value: &str) -> Self {
+    pub(super) fn variable(mut self, name: &str, value: &str) -> Self {
         self.variables.push((name.to_owned(), value.to_owned()));
         self
     }
 
-    fn flags(mut self, flags: ServeFlags) -> Self {
+    pub(super) fn flags(mut self, flags: ServeFlags) -> Self {
         self.flags = flags;
         self
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(super) fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
+    }
+
+    /// The sources, laid over each other.
+    pub(super) fn reader(&self) -> reader::Reader {
+        let variables = self.variables.iter().cloned().collect();
+        let layers = layers::gather(&self.flags, variables, self.directory.path());
+        layers.expect("accepted").reader
     }
 
     fn load(&self) -> Result<Settings, ConfigError> {
         load(&self.flags, self.variables.clone(), self.directory.path())
     }
 
-    fn settings(&self) -> Settings {
+    pub(super) fn settings(&self) -> Settings {
         self.load().unwrap_or_else(|error| panic!("refused: {error}"))
     }
 
     /// The refusal, with the directory taken out of it.
-    fn refusal(&self) -> String {
+    pub(super) fn refusal(&self) -> String {
         let Err(error) = self.load() else { panic!("accepted") };
         let text = error.to_string().replace(&format!("{}/", self.directory.path().display()), "");
         assert!(!text.contains('\n'), "not one line: {text}");
@@ -154,6 +161,19 @@ fn a_provider_can_be_made_of_variables_alone() {
 }
 
 #[test]
+fn a_limit_for_a_provider_that_does_not_exist_is_refused() {
+    let start = Start::new().variable("FLOWGATE_PROVIDERS__OLAMA__MAX_CONCURRENT", "4");
+    assert_eq!(
+        start.refusal(),
+        format!(
+            "providers.olama, set by FLOWGATE_PROVIDERS__OLAMA__MAX_CONCURRENT, needs a kind, \
+             one of {} (it is not built in)",
+            kinds()
+        )
+    );
+}
+
+#[test]
 fn variables_that_set_nothing_are_ignored() {
     let start = Start::new()
         .variable("FLOWGATE_PORT", "tcp://10.0.0.1:50051")
@@ -223,6 +243,45 @@ fn a_bad_value_is_refused_with_its_key_and_source() {
         "providers.openai.max_concurrent, set by FLOWGATE_PROVIDERS__OPENAI__MAX_CONCURRENT, \
          must be a whole number, not string \"many\""
     );
+}
+
+#[test]
+fn a_provider_of_an_unknown_kind_is_refused() {
+    assert_eq!(
+        Start::with_file("[providers.gpt]\nkind = 'gpt'").refusal(),
+        format!(
+            "providers.gpt.kind, set in flowgate.toml, must be one of {}, not \"gpt\"",
+            kinds()
+        )
+    );
+    assert_eq!(
+        Start::with_file("[providers.gpt]\nmax_concurrent = 2").refusal(),
+        format!(
+            "providers.gpt, set in flowgate.toml, needs a kind, one of {} (it is not built in)",
+            kinds()
+        )
+    );
+    assert_eq!(
+        Start::with_file("[providers.GPT]\nkind = 'simulated'").refusal(),
+        "providers.GPT, set in flowgate.toml, is not a provider's name: \
+         must match [a-z][a-z0-9_-]{0,62}"
+    );
+}
+
+#[test]
+fn a_built_in_provider_takes_work_and_can_be_simulated() {
+    let settings = Start::with_file("[providers.openai]\nmax_concurrent = 7").settings();
+    let provider = named(&settings, "openai");
+    assert_eq!((provider.kind.as_str(), provider.limits.max_concurrent), ("openai", 7));
+    assert_eq!(provider.provider.unavailable(), None);
+    let settings = Start::with_file("[providers.openai]\nkind = 'simulated'").settings();
+    let provider = named(&settings, "openai");
+    assert_eq!((provider.kind.as_str(), provider.limits.max_concurrent), ("simulated", 3));
+}
+
+/// The names of all kinds, as refusals list them.
+fn kinds() -> String {
+    providers::kind_names()
 }
 
 #[test]
@@ -296,15 +355,8 @@ fn a_resource_gate_that_makes_no_sense_is_refused() {
 #[test]
 fn a_relative_modules_dir_is_meant_from_the_directory_of_its_file() {
     let start = Start::with_file("[providers.process]\nmodules_dir = 'modules'\nenv_allow = ['A']");
-    let read = |start: &Start| {
-        let layers = layers::gather(
-            &start.flags,
-            start.variables.iter().cloned().collect(),
-            start.directory.path(),
-        );
-        let process = "process".parse().expect("a name");
-        providers::process(&layers.expect("accepted").reader, &process).expect("accepted")
-    };
+    let process = "process".parse().expect("a name");
+    let read = |start: &Start| providers::process(&start.reader(), &process).expect("accepted");
     assert_eq!(read(&start).modules_dir, Some(start.path("modules")));
     assert_eq!(read(&start).env_allow, ["A"]);
 

@@ -171,7 +171,7 @@ impl Assembly for Message {
     }
 
     fn finish(&mut self) -> Result<Value, AttemptFailure> {
-        if self.complete {
+        if self.complete && !self.message.is_empty() {
             Ok(self.put_together())
         } else {
             Err(broken("the stream ended before the message was complete"))

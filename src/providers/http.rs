@@ -2,7 +2,7 @@
 //!
 //! What must stay true: no input leads out of the base URL, to another host or above its path.
 
-use std::str::FromStr;
+use std::pin::pin;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -10,30 +10,16 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use futures_util::TryStreamExt;
 use reqwest::Method;
-use reqwest::header::{HeaderMap, HeaderName, HeaderValue, SET_COOKIE};
+use reqwest::header::{HeaderMap, SET_COOKIE};
 use serde_json::{Map, Value, json};
+use tokio::sync::Mutex;
 
 use super::output::whole_characters;
 use super::remote::{
-    Answer, Check, DROP_GRACE, Progress, Remote, RemoteConfig, Request, Scheme, dropped, fields,
+    Answer, Check, DROP_GRACE, METHODS, Progress, Redactor, Remote, RemoteConfig, Request, Scheme,
+    connection_headers, dropped, fields, is_headers, is_method, is_path, without_mark,
 };
 use super::{AttemptFailure, Call, Provider, Success, Violation};
-
-/// The methods that a request may have.
-const METHODS: &[&str] = &["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
-
-/// Headers that belong to the connection and not to the request.
-const HOP_BY_HOP: &[&str] = &[
-    "connection",
-    "content-length",
-    "expect",
-    "host",
-    "keep-alive",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-];
 
 /// Content types of which the text is passed on while it comes.
 const STREAMED: &[&str] = &["text/event-stream", "application/x-ndjson", "text/plain"];
@@ -50,30 +36,76 @@ impl Http {
         Self { remote: Remote::new(config, Scheme::Bearer) }
     }
 
-    async fn run(&self, request: &Request, progress: &Progress) -> Result<Value, AttemptFailure> {
+    /// Sends the request and reads its answer into `received`.
+    async fn run(
+        &self,
+        request: &Request,
+        progress: &Progress,
+        received: &Mutex<Option<Received>>,
+    ) -> Result<(), AttemptFailure> {
         let (_route, answer) = self.remote.first(request).await?;
-        let (status, headers) = (answer.status(), headers_of(answer.headers()));
-        let json = answer.is("application/json");
-        let streamed = status.is_success() && STREAMED.iter().any(|kind| answer.is(kind));
-        let refused = (!status.is_success()).then(|| answer.verdict());
-        let body =
-            if streamed { passed_on(answer, progress).await? } else { answer.bytes().await? };
-        let refused = refused.map(|verdict| verdict.of(&[], &body));
-        let mut output = json!({"status": status.as_u16(), "headers": headers});
-        output["body"] = match serde_json::from_slice(&body) {
-            Ok(value) if json => value,
-            _ => match String::from_utf8(body) {
-                Ok(text) => text.into(),
-                Err(error) => {
-                    output["body_encoding"] = "base64".into();
-                    STANDARD.encode(error.as_bytes()).into()
-                }
-            },
-        };
-        match refused {
-            None => Ok(output),
-            Some(failed) => Err(AttemptFailure { output: Some(output), ..failed }),
+        let streamed = answer.status().is_success() && STREAMED.iter().any(|kind| answer.is(kind));
+        let refused = (!answer.status().is_success()).then(|| answer.verdict());
+        *received.lock().await = Some(Received::head(&answer));
+        let mut chunks = pin!(answer.chunks());
+        let mut passed = 0;
+        while let Some(chunk) = chunks.try_next().await? {
+            let text = match &mut *received.lock().await {
+                Some(received) => received.take(&chunk, &mut passed),
+                None => continue,
+            };
+            if streamed {
+                progress.text(&text).await;
+            }
         }
+        let Some(received) = &mut *received.lock().await else { return Ok(()) };
+        received.is_whole = true;
+        refused.map_or(Ok(()), |verdict| Err(verdict.of(&[], &received.body)))
+    }
+}
+
+/// What has come of an answer.
+#[derive(Debug)]
+struct Received {
+    status: u16,
+    headers: Map<String, Value>,
+    is_json: bool,
+    body: Vec<u8>,
+    is_whole: bool,
+}
+
+impl Received {
+    fn head(answer: &Answer) -> Self {
+        let headers = headers_of(answer.headers());
+        let is_json = answer.is_json();
+        let status = answer.status().as_u16();
+        Self { status, headers, is_json, body: Vec::new(), is_whole: false }
+    }
+
+    /// Takes more of the body; returns the text that is whole with it beyond the `passed` bytes.
+    fn take(&mut self, chunk: &[u8], passed: &mut usize) -> String {
+        self.body.extend_from_slice(chunk);
+        let end = *passed + whole_characters(&self.body[*passed..]);
+        let text = String::from_utf8_lossy(&self.body[*passed..end]).into_owned();
+        *passed = end;
+        text
+    }
+
+    /// The result: JSON as such, other text as text, anything else in base64.
+    fn output(mut self, redactor: &Redactor) -> Value {
+        let mut output = json!({"status": self.status, "headers": self.headers});
+        let json = self.is_json.then(|| serde_json::from_slice(without_mark(&self.body)).ok());
+        output["body"] = match (json.flatten(), std::str::from_utf8(&self.body)) {
+            (Some(value), _) => value,
+            (None, Ok(text)) => text.into(),
+            (None, Err(_)) => {
+                // What stands in base64 is not found any more.
+                redactor.bytes(&mut self.body);
+                output["body_encoding"] = "base64".into();
+                STANDARD.encode(&self.body).into()
+            }
+        };
+        output
     }
 }
 
@@ -81,33 +113,39 @@ impl Http {
 impl Provider for Http {
     fn check(&self, input: &Map<String, Value>) -> Result<(), Vec<Violation>> {
         const KNOWN: &[(&str, Check, &str)] = &[
-            ("method", is_method, "GET, HEAD, POST, PUT, PATCH, DELETE or OPTIONS"),
+            ("method", is_method, METHODS),
             ("path", is_path, "a path below the base URL, without .., \\, # or a host"),
             ("headers", is_headers, "an object of texts that are valid headers"),
             ("body", |_| true, "anything"),
         ];
         let mut violations = fields(input, KNOWN, &[]);
-        for name in input.get("headers").and_then(Value::as_object).into_iter().flat_map(Map::keys)
-        {
-            if HOP_BY_HOP.contains(&name.to_ascii_lowercase().as_str()) {
-                let field = format!("headers.{name}");
-                violations.push(Violation::new(field, "is set by the connection itself"));
-            }
-        }
+        violations.extend(connection_headers(input));
         if violations.is_empty() { Ok(()) } else { Err(violations) }
     }
 
     async fn execute(&self, call: Call) -> Result<Success, AttemptFailure> {
-        let progress = Progress::new(call.output.clone(), self.remote.redactor().await);
+        let progress = Progress::new(call.output.clone(), self.remote.redactor());
         let request = request(&call);
         let mut stop = call.stop.clone();
+        let received = Mutex::new(None);
         let result = tokio::select! {
             biased;
             reason = stop.requested() => Err(dropped(reason)),
-            result = self.run(&request, &progress) => result,
+            result = self.run(&request, &progress, &received) => result,
         };
-        progress.finish().await;
-        let result = result.map(|output| Success { output, usage: None });
+        progress.finish(result.is_ok()).await;
+        let received = received.into_inner();
+        let is_whole = received.as_ref().is_none_or(|received| received.is_whole);
+        let output = received.map(|received| received.output(progress.redactor()));
+        let result = match result {
+            Ok(()) => Ok(Success { output: output.unwrap_or_default(), usage: None }),
+            Err(mut failed) => {
+                if !is_whole {
+                    failed.add_detail("partial_output", true.into());
+                }
+                Err(AttemptFailure { output, ..failed })
+            }
+        };
         progress.redactor().result(result)
     }
 
@@ -130,24 +168,7 @@ fn request(call: &Call) -> Request {
         Some(body) => request.json(body.clone()),
     };
     request = request.traced(call.traceparent.as_deref());
-    let headers = call.input.get("headers").and_then(Value::as_object);
-    for (name, value) in headers.into_iter().flatten() {
-        request = request.header(name, value.as_str().unwrap_or_default());
-    }
-    request
-}
-
-/// Reads the body and passes its text on while it comes.
-async fn passed_on(answer: Answer, progress: &Progress) -> Result<Vec<u8>, AttemptFailure> {
-    let mut chunks = std::pin::pin!(answer.chunks());
-    let (mut body, mut passed) = (Vec::new(), 0);
-    while let Some(chunk) = chunks.try_next().await? {
-        body.extend_from_slice(&chunk);
-        let end = passed + whole_characters(&body[passed..]);
-        progress.text(&String::from_utf8_lossy(&body[passed..end])).await;
-        passed = end;
-    }
-    Ok(body)
+    request.headers(call.input.get("headers"))
 }
 
 /// The headers of an answer. Cookies are credentials and are left out.
@@ -160,56 +181,4 @@ fn headers_of(headers: &HeaderMap) -> Map<String, Value> {
         shown.insert(name.as_str().to_owned(), values.join(", ").into());
     }
     shown
-}
-
-fn is_method(value: &Value) -> bool {
-    value.as_str().is_some_and(|method| METHODS.contains(&method))
-}
-
-fn is_headers(value: &Value) -> bool {
-    let valid = |(name, value): (&String, &Value)| {
-        HeaderName::from_str(name).is_ok()
-            && value.as_str().is_some_and(|value| HeaderValue::from_str(value).is_ok())
-    };
-    value.as_object().is_some_and(|headers| headers.iter().all(valid))
-}
-
-/// Whether a path stays below the base URL, however a URL's parser reads it.
-fn is_path(value: &Value) -> bool {
-    let Some(text) = value.as_str() else { return false };
-    let (path, _query) = text.split_once('?').unwrap_or((text, ""));
-    let climbs = |segment: &str| {
-        let segment = segment.to_ascii_lowercase().replace("%2e", ".");
-        segment == "." || segment == ".."
-    };
-    let odd = |char: char| char.is_control() || matches!(char, '\\' | '#' | ' ');
-    !text.contains(odd) && !path.starts_with("//") && !path.split('/').any(climbs)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_path_stays_below_the_base_url() {
-        for good in ["", "/", "a/b", "/a/b?c=../d", "/a..b/...", "/a%2Fb", "/ä"] {
-            assert!(is_path(&good.into()), "{good}");
-        }
-        let bad = [
-            "/..",
-            "../a",
-            "/a/%2E%2e/b",
-            "/a/.%2e",
-            "\\..",
-            "//host/a",
-            "/a#b",
-            "/a b",
-            "/\n",
-            "./a",
-        ];
-        for bad in bad {
-            assert!(!is_path(&bad.into()), "{bad}");
-        }
-        assert!(!is_path(&Value::Null));
-    }
 }

@@ -7,6 +7,9 @@
 
 mod claude;
 mod http;
+mod langflow;
+mod langgraph;
+mod n8n;
 mod ollama;
 mod openai;
 mod output;
@@ -30,6 +33,9 @@ use crate::domain::{
 
 pub use claude::Claude;
 pub use http::Http;
+pub use langflow::Langflow;
+pub use langgraph::LangGraph;
+pub use n8n::N8n;
 pub use ollama::Ollama;
 pub use openai::OpenAi;
 pub use output::{Output, OutputChunk};

@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 use super::openai::check_messages;
 use super::remote::{
     Assembly, Class, DROP_GRACE, Framing, Piece, Remote, RemoteConfig, Request, Rule, Scheme,
-    broken, check_string, exchange, take_usage, told,
+    broken, check_string, exchange, take_usage, told, without_mark,
 };
 use super::{AttemptFailure, Call, Provider, Success, Violation};
 use crate::domain::Usage;
@@ -81,7 +81,7 @@ struct Lines {
 
 impl Assembly for Lines {
     fn take(&mut self, data: &str) -> Result<Piece, AttemptFailure> {
-        let line: Value = serde_json::from_str(data)
+        let line: Value = serde_json::from_slice(without_mark(data.as_bytes()))
             .map_err(|error| broken(format!("a line is not JSON: {error}")))?;
         let Value::Object(line) = line else {
             return Err(broken("a line is not a JSON object"));

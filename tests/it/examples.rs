@@ -87,6 +87,31 @@ async fn the_node_client_submits_watches_and_cancels() {
     does_everything(&server, node).await;
 }
 
+#[tokio::test]
+async fn the_configuration_has_a_provider_of_every_kind_and_starts_without_their_keys() {
+    let file = std::fs::read_to_string(tools::repository("examples/flowgate.toml")).unwrap();
+    let modules = tools::repository("examples/modules");
+    // Meant from the file's own folder, and this server's file is a copy elsewhere.
+    let file = file.replace("modules_dir = \"modules\"", &format!("modules_dir = {modules:?}"));
+    let server = TestServer::start(Config::new().toml(&file)).await;
+    let request = ListProvidersRequest::default();
+    let reply = server.provider().list_providers(request).await.unwrap().into_inner();
+    let kinds: BTreeSet<&str> = reply.providers.iter().map(|one| one.kind.as_str()).collect();
+    let expected = [
+        "claude",
+        "http",
+        "langflow",
+        "langgraph",
+        "n8n",
+        "ollama",
+        "openai",
+        "process",
+        "simulated",
+    ];
+    assert_eq!(kinds, BTreeSet::from(expected));
+    assert_eq!(reply.providers.len(), 10, "a local server that speaks OpenAI's API is the tenth");
+}
+
 async fn does_everything(server: &TestServer, client: impl Fn() -> Command) {
     let input = json!({ "module": "progress.py", "args": ["3", "0"] });
     let (output, _) = run(server, client(), "process", &input, None).await;

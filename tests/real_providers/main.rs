@@ -13,6 +13,13 @@
 #[allow(dead_code, unused_imports, unused_macros, reason = "most of it is for tests/it")]
 mod support;
 
+#[path = "../it/providers/jobs.rs"]
+#[allow(dead_code, reason = "some of it is for transcripts")]
+mod jobs;
+#[path = "../it/providers/matrix.rs"]
+#[allow(dead_code, reason = "some of it is for other kinds")]
+mod matrix;
+
 mod langflow;
 mod n8n;
 mod prepared;

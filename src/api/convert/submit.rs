@@ -17,8 +17,22 @@ use crate::pb;
 const MAX_BATCH: usize = 1_000;
 
 /// Headers that carry credentials. Those belong in the configuration: inputs are stored and shown.
-const CREDENTIAL_HEADERS: [&str; 5] =
-    ["authorization", "proxy-authorization", "x-api-key", "api-key", "cookie"];
+const CREDENTIAL_HEADERS: [&str; 14] = [
+    "authorization",
+    "proxy-authorization",
+    "cookie",
+    "api-key",
+    "apikey",
+    "x-api-key",
+    "x-n8n-api-key",
+    "x-goog-api-key",
+    "x-api-token",
+    "x-access-token",
+    "x-auth-key",
+    "x-auth-token",
+    "x-amz-security-token",
+    "private-token",
+];
 
 /// Checks one submission.
 pub(crate) fn draft(

@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use reqwest::StatusCode;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::responses::{ended, text_of, usage_of};
 use super::{REQUEST_ID, RULES};
 use crate::domain::Handle;
 use crate::providers::remote::{
-    Cancelled, Job, Lost, Progress, Remote, Request, Started, broken, id_in_path, transient,
+    Cancelled, Job, Lost, Pauses, Progress, Remote, Request, Started, broken, id_in_path, transient,
 };
 use crate::providers::{AttemptFailure, Call, Success};
 
@@ -62,8 +62,7 @@ impl Job for Background<'_> {
         let Some(id) = response.get("id").and_then(Value::as_str) else {
             return Err(broken("the answer does not tell the id of the response"));
         };
-        let ids = Map::from_iter([("response_id".to_owned(), id.into())]);
-        Ok(Started { endpoint: route.url().to_owned(), ids })
+        Ok(Started::at(route.url(), [("response_id", id)]))
     }
 
     async fn follow(
@@ -72,16 +71,13 @@ impl Job for Background<'_> {
         _: &Call,
         progress: &Progress,
     ) -> Result<Success, Lost> {
-        let mut pause = FIRST_PAUSE;
+        let mut pauses = Pauses::new(FIRST_PAUSE, LONGEST_PAUSE);
         loop {
             let Some(response) = self.ask(handle).await.map_err(Lost::asking)? else {
                 return Err(Lost::Failed(transient("the provider does not know the response")));
             };
             match response.get("status").and_then(Value::as_str) {
-                Some("queued" | "in_progress") => {
-                    tokio::time::sleep(pause).await;
-                    pause = (pause * 2).min(LONGEST_PAUSE);
-                }
+                Some("queued" | "in_progress") => pauses.pause(None).await,
                 _ => {
                     let usage = usage_of(&response);
                     if let Err(failed) = ended(&response) {

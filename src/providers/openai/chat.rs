@@ -16,6 +16,8 @@ pub(super) struct Chat {
     head: Map<String, Value>,
     choices: BTreeMap<u64, Choice>,
     usage: Value,
+    /// How many choices were asked for.
+    wanted: usize,
     done: bool,
 }
 
@@ -98,8 +100,9 @@ impl Assembly for Chat {
 
     fn finish(&mut self) -> Result<Value, AttemptFailure> {
         let ended = |choice: &Choice| !choice.finish_reason.is_null();
-        let complete = self.done || self.choices.values().all(ended);
-        if self.choices.is_empty() || !complete {
+        // One that did not begin has not ended either.
+        let all = self.choices.len() >= self.wanted && self.choices.values().all(ended);
+        if self.choices.is_empty() || !(self.done || all) {
             return Err(broken("the stream ended before the answer was complete"));
         }
         Ok(self.completion())
@@ -115,6 +118,11 @@ impl Assembly for Chat {
 }
 
 impl Chat {
+    /// Nothing yet, of so many choices.
+    pub(super) fn of(wanted: usize) -> Self {
+        Self { wanted, ..Self::default() }
+    }
+
     fn completion(&self) -> Value {
         let mut completion = self.head.clone();
         completion.insert("object".to_owned(), "chat.completion".into());
@@ -257,6 +265,10 @@ mod tests {
     fn a_stream_without_an_end_is_a_failure() {
         let chunk = json!({"choices": [{"index": 0, "delta": {"content": "half"}}]});
         assert!(completion(&[chunk]).is_err());
+        let one = json!({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]});
+        let mut of_two = Chat::of(2);
+        of_two.take(&one.to_string()).expect("a chunk");
+        assert!(of_two.finish().is_err(), "the other has not begun");
         assert!(completion(&[]).is_err());
         let mut chat = Chat::default();
         assert!(chat.take("{\"choices\": [{\"ind").is_err(), "cut within a chunk");

@@ -93,10 +93,11 @@ impl Provider for OpenAi {
         body.insert("stream".to_owned(), true.into());
         let key = call.key.to_string();
         if body.contains_key("messages") {
+            let wanted = body.get("n").and_then(Value::as_u64).unwrap_or(1);
             body.insert("stream_options".to_owned(), json!({"include_usage": true}));
             let request = Request::post("chat/completions", body.into());
             let request = request.header(REQUEST_ID, &key);
-            let answer = Chat::default();
+            let answer = Chat::of(usize::try_from(wanted).unwrap_or(usize::MAX));
             return exchange(&self.remote, call, request, RULES, Framing::Events, answer).await;
         }
         let request = Request::post("responses", body.into()).header(REQUEST_ID, &key);

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::RULES;
 use crate::domain::Usage;
 use crate::providers::AttemptFailure;
-use crate::providers::remote::{Assembly, Piece, broken, take_usage, told};
+use crate::providers::remote::{Assembly, Piece, broken, permanent, take_usage, told};
 
 /// The response so far.
 #[derive(Debug, Default)]
@@ -98,7 +98,9 @@ impl Response {
 pub(super) fn ended(response: &Value) -> Result<(), AttemptFailure> {
     match response.get("status").and_then(Value::as_str) {
         Some("completed" | "incomplete") => Ok(()),
-        Some("failed" | "cancelled") | None => Err(match response.get("error") {
+        // By somebody else: whoever is cancelled here does not ask any more.
+        Some("cancelled") => Err(permanent("the response was cancelled at the provider")),
+        Some("failed") | None => Err(match response.get("error") {
             Some(error) if !error.is_null() => told(RULES, 500, error),
             _ => broken("the response ended without a result"),
         }),

@@ -2,6 +2,7 @@
 
 use std::pin::pin;
 
+use futures_util::stream::BoxStream;
 use futures_util::{Stream, StreamExt, TryStreamExt};
 use reqwest::StatusCode;
 use reqwest::header::{CONTENT_TYPE, HeaderMap};
@@ -11,7 +12,7 @@ use tokio_util::codec::{FramedRead, LinesCodec, LinesCodecError};
 use tokio_util::io::StreamReader;
 
 use super::failure::{body_broken, refused};
-use super::{MAX_ANSWER_BYTES, Redactor, Rule, broken};
+use super::{MAX_ANSWER_BYTES, Redactor, Rule, broken, without_mark};
 use crate::domain::{ErrorCode, Failure, FailureKind};
 use crate::providers::AttemptFailure;
 
@@ -49,8 +50,12 @@ impl Verdict {
 /// One event of a stream of them.
 #[derive(Debug)]
 pub(in crate::providers) struct Event {
+    /// Its `event` field, empty if it has none.
+    pub(in crate::providers) name: String,
     /// Its `data` fields.
     pub(in crate::providers) data: String,
+    /// Where to go on after it, if the server says so.
+    pub(in crate::providers) id: Option<String>,
 }
 
 type Result<T> = std::result::Result<T, AttemptFailure>;
@@ -70,9 +75,19 @@ impl Answer {
 
     /// Whether the content type is `kind`, whatever its parameters.
     pub(in crate::providers) fn is(&self, kind: &str) -> bool {
+        self.content_type().eq_ignore_ascii_case(kind)
+    }
+
+    /// Whether the content type says JSON.
+    pub(in crate::providers) fn is_json(&self) -> bool {
+        let kind = self.content_type().to_ascii_lowercase();
+        kind == "application/json" || (kind.starts_with("application/") && kind.ends_with("+json"))
+    }
+
+    /// The content type without its parameters; empty if there is none.
+    pub(super) fn content_type(&self) -> &str {
         let given = self.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
-        let given = given.and_then(|text| text.split(';').next()).unwrap_or_default();
-        given.trim().eq_ignore_ascii_case(kind)
+        given.and_then(|text| text.split(';').next()).unwrap_or_default().trim()
     }
 
     /// The answer itself if it tells of success, else what it means as `rules` have it.
@@ -96,21 +111,35 @@ impl Answer {
         }
     }
 
+    /// The body, to be read in the framing that it has.
+    pub(in crate::providers) fn body(self) -> Body {
+        let mut left = MAX_ANSWER_BYTES;
+        let chunks = self.response.bytes_stream().map(move |chunk| {
+            let chunk = chunk.map_err(|error| body_broken(&error))?;
+            left = left.checked_sub(chunk.len()).ok_or_else(too_large)?;
+            Ok(chunk.to_vec())
+        });
+        Body(chunks.boxed())
+    }
+
     /// The whole body.
     pub(in crate::providers) async fn bytes(self) -> Result<Vec<u8>> {
-        let mut stream = pin!(self.chunks());
-        let mut body = Vec::new();
-        while let Some(chunk) = stream.try_next().await? {
-            body.extend_from_slice(&chunk);
-        }
-        Ok(body)
+        self.body().bytes().await
     }
 
     /// The whole body as JSON.
     pub(in crate::providers) async fn json(self) -> Result<Value> {
-        let body = self.bytes().await?;
-        serde_json::from_slice(&body)
-            .map_err(|error| broken(format!("the answer is not JSON: {error}")))
+        self.body().json().await
+    }
+
+    /// The body as server-sent events.
+    pub(in crate::providers) fn events(self) -> impl Stream<Item = Result<Event>> {
+        self.body().events()
+    }
+
+    /// The body as it comes, up to [`MAX_ANSWER_BYTES`].
+    pub(in crate::providers) fn chunks(self) -> impl Stream<Item = Result<Vec<u8>>> + Send {
+        self.body().0
     }
 
     /// As much of the body as comes, up to `most`.
@@ -126,23 +155,60 @@ impl Answer {
         }
         body
     }
+}
 
-    /// The body as server-sent events.
-    pub(in crate::providers) fn events(self) -> impl Stream<Item = Result<Event>> {
+/// What follows the head of an answer, up to [`MAX_ANSWER_BYTES`].
+pub(in crate::providers) struct Body(BoxStream<'static, Result<Vec<u8>>>);
+
+impl Body {
+    /// The first byte that is no space; not every server says what it sends. Nothing is lost.
+    pub(super) async fn begins_with(&mut self) -> Result<Option<u8>> {
+        let mut begun = Vec::new();
+        let mut first = None;
+        while first.is_none() {
+            let Some(chunk) = self.0.try_next().await? else { break };
+            begun.extend(chunk);
+            let text = without_mark(&begun);
+            first = text.iter().copied().find(|byte| !byte.is_ascii_whitespace());
+        }
+        let rest = std::mem::replace(&mut self.0, futures_util::stream::empty().boxed());
+        self.0 = futures_util::stream::once(async { Ok(begun) }).chain(rest).boxed();
+        Ok(first)
+    }
+
+    async fn bytes(mut self) -> Result<Vec<u8>> {
+        let mut body = Vec::new();
+        while let Some(chunk) = self.0.try_next().await? {
+            body.extend(chunk);
+        }
+        Ok(body)
+    }
+
+    pub(super) async fn json(self) -> Result<Value> {
+        let body = self.bytes().await?;
+        serde_json::from_slice(without_mark(&body))
+            .map_err(|error| broken(format!("the answer is not JSON: {error}")))
+    }
+
+    pub(super) fn events(self) -> impl Stream<Item = Result<Event>> {
         // The last event counts even where the server leaves out the empty line behind it; one that
         // was cut off is found out by who reads it.
         let end = futures_util::stream::once(async { Ok(b"\n\n".to_vec()) });
-        let bytes = self.chunks().chain(end).map_ok(std::io::Cursor::new).map_err(Carried);
+        let bytes = self.0.chain(end).map_ok(std::io::Cursor::new).map_err(Carried);
         SseByteStream::new(Box::pin(bytes)).filter_map(async |event| match event {
-            Ok(event) => Some(Ok(Event { data: event.data.filter(|data| !data.is_empty())? })),
+            Ok(event) => Some(Ok(Event {
+                data: event.data.filter(|data| !data.is_empty())?,
+                name: event.event.unwrap_or_default(),
+                id: event.id,
+            })),
             Err(sse_stream::Error::Body(error)) => Some(Err(Carried::from_source(&*error))),
             Err(error) => Some(Err(broken(format!("the events cannot be read: {error}")))),
         })
     }
 
-    /// The body as lines, empty ones left out.
-    pub(in crate::providers) fn lines(self) -> impl Stream<Item = Result<String>> {
-        let bytes = self.chunks().map_ok(|chunk| std::io::Cursor::new(chunk)).map_err(Carried);
+    /// Lines, empty ones left out.
+    pub(super) fn lines(self) -> impl Stream<Item = Result<String>> {
+        let bytes = self.0.map_ok(std::io::Cursor::new).map_err(Carried);
         let reader = StreamReader::new(Box::pin(bytes.map_err(std::io::Error::other)));
         let codec = LinesCodec::new_with_max_length(MAX_ANSWER_BYTES);
         FramedRead::new(reader, codec).filter_map(async |line| match line {
@@ -152,16 +218,6 @@ impl Answer {
                 Some(source) => Carried::from_source(source),
                 None => broken(format!("the lines cannot be read: {error}")),
             })),
-        })
-    }
-
-    /// The body as it comes, up to [`MAX_ANSWER_BYTES`].
-    pub(in crate::providers) fn chunks(self) -> impl Stream<Item = Result<Vec<u8>>> + Send {
-        let mut left = MAX_ANSWER_BYTES;
-        self.response.bytes_stream().map(move |chunk| {
-            let chunk = chunk.map_err(|error| body_broken(&error))?;
-            left = left.checked_sub(chunk.len()).ok_or_else(too_large)?;
-            Ok(chunk.to_vec())
         })
     }
 }

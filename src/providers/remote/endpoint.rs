@@ -16,7 +16,11 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// All endpoints of a provider.
 #[derive(Debug)]
-pub(super) struct Endpoints(Vec<Endpoint>);
+pub(super) struct Endpoints {
+    all: Vec<Endpoint>,
+    /// Held while one is chosen, so that two attempts do not choose the same idle one.
+    choice: Mutex<()>,
+}
 
 #[derive(Debug)]
 struct Endpoint {
@@ -41,10 +45,11 @@ pub(super) struct Lent<'e>(&'e Endpoint);
 impl Endpoints {
     pub(super) fn new(urls: Vec<Url>) -> Self {
         let endpoint = |url| Endpoint { url, state: Mutex::default() };
-        Self(urls.into_iter().map(endpoint).collect())
+        Self { all: urls.into_iter().map(endpoint).collect(), choice: Mutex::default() }
     }
 
-    /// All of them, in the order in which to try them. Each is lent only when it is come to.
+    /// All of them, in the order in which to try them. The first is lent at once, each other only
+    /// when it is come to.
     pub(super) fn by_load(&self) -> impl Iterator<Item = Lent<'_>> {
         self.by_load_at(Instant::now())
     }
@@ -57,14 +62,17 @@ impl Endpoints {
             let probed = state.failures > 0 && state.active > 0;
             (out.is_some() || probed, out, state.active)
         };
-        let mut order: Vec<_> = self.0.iter().collect();
+        let _choice = self.choice.lock().expect("nothing panics while it holds the lock");
+        let mut order: Vec<_> = self.all.iter().collect();
         order.sort_by_cached_key(rank);
-        order.into_iter().map(Lent::new)
+        let mut order = order.into_iter().map(Lent::new);
+        let first = order.next();
+        first.into_iter().chain(order)
     }
 
     /// The endpoint with this URL; else the one to try first.
     pub(super) fn at(&self, url: Option<&str>) -> Lent<'_> {
-        let known = self.0.iter().find(|endpoint| Some(endpoint.url.as_str()) == url);
+        let known = self.all.iter().find(|endpoint| Some(endpoint.url.as_str()) == url);
         match known {
             Some(endpoint) => Lent::new(endpoint),
             None => self.by_load().next().expect("a provider has at least one endpoint"),

@@ -12,12 +12,12 @@ use serde_json::{Value, json};
 use tokio::sync::Mutex;
 
 use super::answer::Event;
-use super::{Progress, Remote, Request, Rule};
+use super::{Progress, Remote, Request, Rule, broken};
 use crate::domain::{ErrorCode, Failure, FailureKind, Usage};
 use crate::providers::{AttemptFailure, Call, StopReason, Success};
 
-/// How long an attempt may take to tell what there is after its connection was dropped.
-pub(in crate::providers) const DROP_GRACE: Duration = Duration::from_secs(2);
+/// How long to wait for the end of an answer that is complete.
+const DRAIN: Duration = Duration::from_millis(20);
 
 /// How a streamed answer is divided.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,7 +77,7 @@ pub(in crate::providers) async fn exchange(
     assembly: impl Assembly,
 ) -> Result<Success, AttemptFailure> {
     let assembly = Mutex::new(assembly);
-    let progress = Progress::new(call.output.clone(), remote.redactor().await);
+    let progress = Progress::new(call.output.clone(), remote.redactor());
     let request = request.traced(call.traceparent.as_deref());
     let mut stop = call.stop.clone();
     let result = tokio::select! {
@@ -85,7 +85,7 @@ pub(in crate::providers) async fn exchange(
         reason = stop.requested() => Err(dropped(reason)),
         result = converse(remote, &request, rules, framing, &assembly, &progress) => result,
     };
-    progress.finish().await;
+    progress.finish(result.is_ok()).await;
     let assembly = assembly.into_inner();
     let result = match result {
         Ok(output) => Ok(Success { output, usage: assembly.usage() }),
@@ -111,20 +111,24 @@ async fn converse(
 ) -> Result<Value, AttemptFailure> {
     let (_route, answer) = remote.first(request).await?;
     let answer = answer.accepted(rules).await?;
-    // Some servers do not stream although they are asked to.
-    let whole = framing == Framing::Events && answer.is("application/json");
-    if whole {
-        let body = answer.json().await?;
-        let text = assembly.lock().await.whole(body)?;
-        progress.text(&text).await;
-        return assembly.lock().await.finish();
-    }
+    let content_type = answer.content_type().to_owned();
+    let mut body = answer.body();
     match framing {
-        Framing::Events => {
-            let data = answer.events().map(|event| event.map(|Event { data, .. }| data));
-            follow(data, assembly, progress).await
-        }
-        Framing::Lines => follow(answer.lines(), assembly, progress).await,
+        Framing::Lines => follow(body.lines(), assembly, progress).await,
+        Framing::Events => match body.begins_with().await? {
+            // Some servers do not stream although they are asked to, and not all say so.
+            Some(b'{' | b'[') => {
+                let body = body.json().await?;
+                let text = assembly.lock().await.whole(body)?;
+                progress.text(&text).await;
+                assembly.lock().await.finish()
+            }
+            Some(b'<') => Err(broken(format!("the answer is {content_type}, not events or JSON"))),
+            Some(_) | None => {
+                let data = body.events().map(|event| event.map(|Event { data, .. }| data));
+                follow(data, assembly, progress).await
+            }
+        },
     }
 }
 
@@ -140,6 +144,9 @@ async fn follow(
             progress.text(&piece.text).await;
         }
         if piece.last {
+            // Read to its end, the connection can be used again.
+            let rest = async { while let Some(Ok(_)) = pieces.next().await {} };
+            let _ = tokio::time::timeout(DRAIN, rest).await;
             break;
         }
     }

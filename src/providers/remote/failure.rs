@@ -115,7 +115,11 @@ pub(super) fn refused(
     let class = classify(rules, status.as_u16(), &said.names);
     let hint = wait_hint(headers, SystemTime::now());
     let name = status.canonical_reason().unwrap_or("status");
-    let message = said.message_or("no more was said");
+    let message = if status.is_redirection() {
+        "redirects are not followed".to_owned()
+    } else {
+        said.message_or("no more was said")
+    };
     let message = format!("{} {name}: {message}", status.as_u16());
     let mut failed = of_class(class, message, hint);
     failed.add_detail("http_status", status.as_u16().into());

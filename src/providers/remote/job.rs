@@ -13,31 +13,46 @@ use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
 use super::exchange::dropped;
-use super::{Progress, Remote, transient};
-use crate::domain::{ErrorCode, Failure, FailureKind, Handle};
+use super::{Pauses, Progress, Remote, permanent, transient};
+use crate::domain::{ErrorCode, Failure, FailureKind, Handle, Usage};
 use crate::providers::{AttemptFailure, Call, StopReason, Success};
 
 /// How long an attempt may clean up after it was asked to stop.
 pub(in crate::providers) const STOP_GRACE: Duration = Duration::from_secs(15);
 /// How long to wait, once asked to stop, for the answer that tells the id of what was started.
-const LEARN: Duration = Duration::from_secs(4);
+pub(in crate::providers) const LEARN: Duration = Duration::from_secs(4);
 /// How often work is started at most for one attempt.
 const STARTS: u32 = 4;
 /// How long to wait for the provider to take a cancellation.
 const CANCEL: Duration = Duration::from_secs(5);
 /// How long to wait for the result of work that turns out to be over.
 const COLLECT: Duration = Duration::from_secs(3);
+/// How long to wait for what work that failed or was stopped had come to.
+const SALVAGE: Duration = Duration::from_secs(1);
 /// Pauses between questions after work that could not be asked after.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
-/// Ids under which the provider knows the work, its endpoint left out.
+/// What became of work by the answer to its start.
 #[derive(Debug)]
-pub(in crate::providers) struct Started {
-    /// Where it was started.
-    pub(in crate::providers) endpoint: String,
-    /// The ids.
-    pub(in crate::providers) ids: Map<String, Value>,
+pub(in crate::providers) enum Started {
+    /// It goes on.
+    At {
+        /// Where it was started.
+        endpoint: String,
+        /// Ids under which the provider knows it.
+        ids: Map<String, Value>,
+    },
+    /// It is over: the answer was its result.
+    Over(Success),
+}
+
+impl Started {
+    /// Work that the provider knows under these ids.
+    pub(in crate::providers) fn at<const N: usize>(endpoint: &str, ids: [(&str, &str); N]) -> Self {
+        let ids = ids.into_iter().map(|(name, id)| (name.to_owned(), id.into())).collect();
+        Self::At { endpoint: endpoint.to_owned(), ids }
+    }
 }
 
 /// What the provider said to a cancellation.
@@ -62,6 +77,11 @@ pub(in crate::providers) trait Job: Send + Sync {
     /// Whether [`Job::start`] starts the work only once for one [`Call::key`].
     fn starts_once(&self) -> bool;
 
+    /// How long the answer to a start is waited for once the attempt is asked to stop.
+    fn learns_within(&self) -> Duration {
+        LEARN
+    }
+
     /// Starts the work.
     async fn start(&self, call: &Call) -> Result<Started, AttemptFailure>;
 
@@ -76,6 +96,16 @@ pub(in crate::providers) trait Job: Send + Sync {
 
     /// Stops the work.
     async fn cancel(&self, handle: &Handle) -> Result<Cancelled, AttemptFailure>;
+
+    /// What the work had come to when it failed or was stopped.
+    async fn salvage(&self, _handle: &Handle) -> Option<Value> {
+        None
+    }
+
+    /// What the work consumed, as far as is known.
+    fn usage(&self) -> Option<Usage> {
+        None
+    }
 }
 
 /// Why following work ended without its result.
@@ -102,10 +132,13 @@ pub(in crate::providers) async fn run(
     job: &dyn Job,
     call: Call,
 ) -> Result<Success, AttemptFailure> {
-    let redactor = job.remote().redactor().await;
+    let redactor = job.remote().redactor();
     let progress = Progress::new(call.output.clone(), redactor);
-    let result = attempt(job, &call, &progress).await;
-    progress.finish().await;
+    let mut result = attempt(job, &call, &progress).await;
+    progress.finish(result.is_ok()).await;
+    if let Err(failed) = &mut result {
+        failed.usage = failed.usage.or_else(|| job.usage());
+    }
     progress.redactor().result(result)
 }
 
@@ -118,9 +151,17 @@ async fn attempt(
     let handle = match &call.handle {
         Some(handle) => handle.clone(),
         None => {
-            let started = start(job, call).await?;
-            let mut ids = started.ids;
-            ids.insert("endpoint".to_owned(), started.endpoint.into());
+            let (endpoint, mut ids) = match start(job, call).await? {
+                Started::At { endpoint, ids } => (endpoint, ids),
+                Started::Over(success) => return Ok(success),
+            };
+            // Handles are stored and shown, and without the key in it such an id is of no use.
+            let mut seen = Value::Object(ids.clone());
+            progress.redactor().value(&mut seen);
+            if seen != Value::Object(ids.clone()) {
+                return Err(permanent("the provider gave an id that holds the key"));
+            }
+            ids.insert("endpoint".to_owned(), endpoint.into());
             let handle = Handle::new(ids).map_err(|error| transient(error.to_string()))?;
             // If this fails the lease is lost, and another attempt finds the work by its key.
             if call.keeper.keep(&handle).await.is_err() {
@@ -155,7 +196,7 @@ async fn start(job: &dyn Job, call: &Call) -> Result<Started, AttemptFailure> {
         biased;
         started = &mut starting => started,
         reason = stop.requested() => {
-            let learnt = tokio::time::timeout(LEARN, starting).await;
+            let learnt = tokio::time::timeout(job.learns_within(), starting).await;
             learnt.unwrap_or_else(|_| {
                 Err(dropped(reason).with_detail("may_run_on", true.into()))
             })
@@ -165,13 +206,10 @@ async fn start(job: &dyn Job, call: &Call) -> Result<Started, AttemptFailure> {
 
 /// Starts the work, again where no answer came and that does no harm.
 async fn start_once(job: &dyn Job, call: &Call) -> Result<Started, AttemptFailure> {
-    let mut pause = FIRST_PAUSE;
+    let mut pauses = Pauses::new(FIRST_PAUSE, LONGEST_PAUSE);
     for _ in 1..STARTS {
         match job.start(call).await {
-            Err(failed) if job.starts_once() && has_no_answer(&failed) => {
-                tokio::time::sleep(pause).await;
-                pause *= 2;
-            }
+            Err(failed) if job.starts_once() && has_no_answer(&failed) => pauses.pause(None).await,
             result => return result,
         }
     }
@@ -191,26 +229,38 @@ async fn see_through(
     call: &Call,
     progress: &Progress,
 ) -> Result<Success, AttemptFailure> {
-    let mut pause = FIRST_PAUSE;
+    let mut pauses = Pauses::new(FIRST_PAUSE, LONGEST_PAUSE);
     loop {
         let asked = Instant::now();
         match job.follow(handle, call, progress).await {
             Ok(success) => return Ok(success),
-            Err(Lost::Failed(failed)) => {
-                let ids = Value::Object(handle.ids());
-                return Err(failed.with_detail("handle", ids));
-            }
+            Err(Lost::Failed(failed)) => return Err(salvaged(job, handle, failed).await),
             Err(Lost::Sight(failed)) => {
                 let error = &failed.failure.message;
                 tracing::warn!(error, "cannot ask the provider after its work, trying again");
                 if asked.elapsed() > LONGEST_PAUSE {
-                    pause = FIRST_PAUSE;
+                    pauses.start_over();
                 }
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(LONGEST_PAUSE);
+                let hint = match failed.kind {
+                    FailureKind::RateLimited { retry_after } => retry_after,
+                    _ => None,
+                };
+                pauses.pause(hint).await;
             }
         }
     }
+}
+
+/// A failure with what else is to be known of the work.
+async fn salvaged(job: &dyn Job, handle: &Handle, mut failed: AttemptFailure) -> AttemptFailure {
+    if failed.output.is_none() {
+        let salvage = tokio::time::timeout(SALVAGE, job.salvage(handle)).await;
+        failed.output = salvage.ok().flatten();
+    }
+    if failed.output.is_some() {
+        failed.add_detail("partial_output", true.into());
+    }
+    failed.with_detail("handle", Value::Object(handle.ids()))
 }
 
 /// Stops the work at the provider. If it turns out to be over, its result counts.
@@ -221,14 +271,16 @@ async fn stopped(
     progress: &Progress,
     reason: StopReason,
 ) -> Result<Success, AttemptFailure> {
-    let said = tokio::time::timeout(CANCEL, job.cancel(handle)).await;
-    let said = said.unwrap_or_else(|_| Err(transient("the provider did not answer")));
+    let said = cancel(job, handle).await;
     if matches!(said, Ok(Cancelled::Over)) {
         let result = tokio::time::timeout(COLLECT, job.follow(handle, call, progress)).await;
         match result {
             Ok(Ok(success)) => return Ok(success),
-            Ok(Err(Lost::Failed(failed))) => return Err(failed),
-            Ok(Err(Lost::Sight(_))) | Err(_) => {}
+            // That somebody stopped it, perhaps an attempt before this one, is said below.
+            Ok(Err(Lost::Failed(failed))) if failed.kind != FailureKind::Cancelled => {
+                return Err(salvaged(job, handle, failed).await);
+            }
+            Ok(Err(_)) | Err(_) => {}
         }
     }
     let (confirmed, what) = match &said {
@@ -249,7 +301,28 @@ async fn stopped(
     };
     let failure = Failure::new(code, code == ErrorCode::Timeout, format!("{word}; {what}"));
     let stopped = json!({"by": "provider", "confirmed": confirmed});
-    Err(AttemptFailure::new(kind, failure)
-        .with_detail("stopped", stopped)
-        .with_detail("handle", Value::Object(handle.ids())))
+    let mut failed = AttemptFailure::new(kind, failure).with_detail("stopped", stopped);
+    if !confirmed {
+        failed.add_detail("may_run_on", true.into());
+    }
+    Err(salvaged(job, handle, failed).await)
+}
+
+/// Asks the provider to stop the work, again for a while where it cannot be asked.
+async fn cancel(job: &dyn Job, handle: &Handle) -> Result<Cancelled, AttemptFailure> {
+    let mut pauses = Pauses::polling();
+    let mut last = transient("the provider did not answer");
+    let asking = async {
+        loop {
+            match job.cancel(handle).await {
+                Err(failed) if failed.kind != FailureKind::Permanent => last = failed,
+                said => return said,
+            }
+            pauses.pause(None).await;
+        }
+    };
+    match tokio::time::timeout(CANCEL, asking).await {
+        Ok(said) => said,
+        Err(_) => Err(last),
+    }
 }

@@ -9,7 +9,10 @@ mod answer;
 mod endpoint;
 mod exchange;
 mod failure;
+mod head;
+mod hearing;
 mod job;
+mod pauses;
 mod progress;
 mod reading;
 mod secret;
@@ -28,13 +31,21 @@ use endpoint::{Endpoints, Lent};
 use failure::unreachable;
 
 pub(super) use answer::Answer;
-pub(super) use exchange::{Assembly, DROP_GRACE, Framing, Piece, dropped, exchange};
-pub(super) use failure::{Class, Rule, broken, told, transient};
+pub(super) use exchange::{Assembly, Framing, Piece, dropped, exchange};
+pub(super) use failure::{Class, Rule, broken, permanent, told, transient};
+pub(super) use head::{METHODS, connection_headers, is_headers, is_method, is_path};
+pub(super) use hearing::{Heard, Told};
 pub(super) use job::{Cancelled, Job, Lost, STOP_GRACE, Started, run as run_job};
+pub(super) use pauses::Pauses;
 pub(super) use progress::Progress;
-pub(super) use reading::{Check, check_string, fields, id_in_path, take_usage};
+pub(super) use reading::{
+    Check, check_string, fields, id_in_path, is_text, take_usage, without_mark,
+};
 pub(super) use secret::Redactor;
 pub use secret::Secret;
+
+/// How long an attempt that is stopped by dropping its connection may take to hand on what came.
+pub(super) const DROP_GRACE: Duration = Duration::from_secs(2);
 
 /// The largest answer that is read.
 pub(super) const MAX_ANSWER_BYTES: usize = 16 * 1024 * 1024;
@@ -85,6 +96,8 @@ pub(super) struct Remote {
     endpoints: Endpoints,
     config: RemoteConfig,
     scheme: Scheme,
+    /// What was ever sent as a credential.
+    redactor: Redactor,
 }
 
 /// A request to a path below the base URL.
@@ -113,12 +126,11 @@ pub(super) struct Route<'r> {
     access: Access,
 }
 
-/// Headers to send, and what must not be seen.
+/// Headers to send.
 #[derive(Debug, Clone)]
 struct Access {
     headers: HeaderMap,
     key: Option<(HeaderName, HeaderValue)>,
-    redactor: Redactor,
 }
 
 impl Request {
@@ -178,7 +190,7 @@ impl Remote {
             .build()
             .expect("the client's settings are fixed ones, and a TLS provider is installed");
         let endpoints = Endpoints::new(config.endpoints.clone());
-        Self { http, endpoints, config, scheme }
+        Self { http, endpoints, config, scheme, redactor: Redactor::default() }
     }
 
     /// Sends what begins an attempt to the endpoint that has least to do, or to the next where that
@@ -210,24 +222,25 @@ impl Remote {
         Ok(Route { remote: self, endpoint: self.endpoints.at(url), access })
     }
 
-    /// What must not be seen of what this provider says.
-    pub(super) async fn redactor(&self) -> Redactor {
-        match self.access().await {
-            Ok(access) => access.redactor,
-            // Without a key nothing was sent.
-            Err(_) => Redactor::default(),
-        }
+    /// Whether a key is to be presented.
+    pub(super) const fn has_key(&self) -> bool {
+        !matches!(self.config.key, Credential::None)
+    }
+
+    /// What must not be seen of what this provider says: all that is sent to it, now and later.
+    pub(super) fn redactor(&self) -> Redactor {
+        self.redactor.clone()
     }
 
     async fn access(&self) -> Result<Access, AttemptFailure> {
-        let mut redactor = Redactor::default();
+        let redactor = &self.redactor;
         let mut headers = HeaderMap::new();
         for (name, credential) in &self.config.headers {
-            if let Some(value) = credential.read(name.as_str(), &mut redactor).await? {
+            if let Some(value) = credential.read(name.as_str(), redactor).await? {
                 headers.insert(name.clone(), value);
             }
         }
-        let key = match (self.config.key.text("the key", &mut redactor).await?, self.scheme) {
+        let key = match (self.config.key.text("the key", redactor).await?, self.scheme) {
             (None, _) => None,
             (Some(key), Scheme::Bearer) => {
                 Some((reqwest::header::AUTHORIZATION, format!("Bearer {key}")))
@@ -238,7 +251,7 @@ impl Remote {
             None => None,
             Some((name, key)) => Some((name, sensitive("the key", &key)?)),
         };
-        Ok(Access { headers, key, redactor })
+        Ok(Access { headers, key })
     }
 }
 
@@ -278,7 +291,7 @@ impl Route<'_> {
             Ok(response) => self.endpoint.answered(response.status()),
             Err(error) => self.endpoint.failed(error),
         }
-        sent.map(|response| Answer::new(response, self.access.redactor.clone()))
+        sent.map(|response| Answer::new(response, self.remote.redactor()))
     }
 
     fn unreachable(&self, error: &reqwest::Error) -> AttemptFailure {
@@ -290,7 +303,7 @@ impl Credential {
     async fn read(
         &self,
         what: &str,
-        redactor: &mut Redactor,
+        redactor: &Redactor,
     ) -> Result<Option<HeaderValue>, AttemptFailure> {
         match self.text(what, redactor).await? {
             Some(text) => sensitive(what, &text).map(Some),
@@ -301,7 +314,7 @@ impl Credential {
     async fn text(
         &self,
         what: &str,
-        redactor: &mut Redactor,
+        redactor: &Redactor,
     ) -> Result<Option<String>, AttemptFailure> {
         let secret = match self {
             Self::None => return Ok(None),

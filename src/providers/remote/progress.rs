@@ -40,9 +40,13 @@ impl Progress {
         }
     }
 
-    /// Hands on what was held back: no more is to come.
-    pub(in crate::providers) async fn finish(&self) {
-        let rest = std::mem::take(&mut *self.held.lock().await);
+    /// Hands on what was held back: no more is to come. If the result was cut off, it may be half a
+    /// secret.
+    pub(in crate::providers) async fn finish(&self, is_whole: bool) {
+        let mut rest = std::mem::take(&mut *self.held.lock().await);
+        if !is_whole {
+            self.redactor.end(&mut rest);
+        }
         if !rest.is_empty() {
             self.output.result_text(rest).await;
         }

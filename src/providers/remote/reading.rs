@@ -21,6 +21,11 @@ pub(in crate::providers) fn id_in_path(
     }
 }
 
+/// A text without the mark that some servers begin theirs with.
+pub(in crate::providers) fn without_mark(text: &[u8]) -> &[u8] {
+    text.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(text)
+}
+
 /// What kind of value a field takes.
 pub(in crate::providers) type Check = fn(&Value) -> bool;
 
@@ -47,6 +52,10 @@ pub(in crate::providers) fn fields(
         violations.push(Violation::new(*name, "is missing"));
     }
     violations
+}
+
+pub(in crate::providers) fn is_text(value: &Value) -> bool {
+    value.as_str().is_some_and(|text| !text.is_empty())
 }
 
 /// Checks that `name` is a text that is not empty.

@@ -56,6 +56,16 @@ pub(super) fn rows() -> Vec<Row> {
     let key =
         json!({ "model": "m", "messages": [], "headers": { "Authorization": "Bearer secret" } });
     add("openai", key, invalid("input.headers.Authorization"));
+    let messages = json!([{ "role": "user", "content": "hi" }]);
+    add("openai", json!({ "messages": messages }), invalid("input.model"));
+    add("openai", json!({ "model": "m" }), invalid("input"));
+    add("openai", json!({ "model": "m", "input": 5 }), invalid("input.input"));
+    add("openai", json!({ "model": "m", "messages": [5] }), invalid("input.messages[0].role"));
+    add("claude", json!({ "model": "m", "messages": messages }), invalid("input.max_tokens"));
+    add("claude", json!({ "model": "m", "max_tokens": 1 }), invalid("input.messages"));
+    add("ollama", json!({ "model": "m" }), invalid("input"));
+    add("ollama", json!({ "model": "m", "prompt": [] }), invalid("input.prompt"));
+    add("ollama", json!({ "model": 1, "prompt": "" }), invalid("input.model"));
 
     rows.extend([f64::NAN, f64::INFINITY, f64::NEG_INFINITY].map(not_finite));
     rows.push(deep());

@@ -2,5 +2,19 @@
 //!
 //! These run once: which database is below makes no difference to what a provider is asked.
 
+mod background;
+mod cells;
+mod claude;
+mod endpoints;
+mod http;
+mod jobs;
+mod langflow;
+mod langgraph;
+mod matrix;
+mod n8n;
+mod ollama;
+mod openai;
+mod real;
 mod replay;
+mod secrets;
 mod servers;

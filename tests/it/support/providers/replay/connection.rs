@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
 use super::body::{Body, Steps};
-use super::{Ending, Reply, Script, wire};
+use super::{Ending, Reply, Request, Script, wire};
 
 /// Of an endless body, so that it does not go out byte by byte.
 const ENDLESS_CHUNK: usize = 64 * 1024;
@@ -17,9 +17,11 @@ const ENDLESS_CHUNK: usize = 64 * 1024;
 pub(super) async fn serve(stream: TcpStream, script: Arc<Script>) {
     // A test wants to see every piece when it is sent.
     let _ = stream.set_nodelay(true);
+    let from_port = stream.peer_addr().map_or(0, |addr| addr.port());
     let (reader, mut writer) = stream.into_split();
     let mut reader = BufReader::new(reader);
     while let Ok(Some(request)) = wire::read_request(&mut reader).await {
+        let request = Request { from_port, ..request };
         let mut reply = script.reply_to(&request);
         while let Body::Computed(compute) = &reply.body {
             reply = compute(&request);

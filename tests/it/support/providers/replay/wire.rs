@@ -15,6 +15,8 @@ pub(crate) struct Request {
     /// In order, with the names as the client wrote them.
     pub(crate) headers: Vec<(String, String)>,
     pub(crate) body: Vec<u8>,
+    /// The client's, by which its connections are told apart.
+    pub(crate) from_port: u16,
 }
 
 impl Request {
@@ -51,7 +53,7 @@ pub(super) async fn read_request(
         let (name, value) = header.split_once(':').ok_or(io::ErrorKind::InvalidData)?;
         headers.push((name.to_owned(), value.trim().to_owned()));
     }
-    let mut request = Request { method, target, headers, body: Vec::new() };
+    let mut request = Request { method, target, headers, body: Vec::new(), from_port: 0 };
     if request.header("transfer-encoding").is_some() {
         request.body = chunks(reader).await?;
     } else if let Some(length) = request.header("content-length") {
