@@ -12,7 +12,7 @@ use super::time::{self, show_duration, show_time};
 use super::{Context, json};
 use crate::pb::{
     GateState, GetProviderRequest, ListProvidersRequest, PauseProviderRequest, Provider,
-    ResumeProviderRequest,
+    ResumeProviderRequest, Usage,
 };
 
 /// Which providers to show.
@@ -98,6 +98,7 @@ fn providers_table(providers: &[Provider]) -> String {
         "OLDEST",
         "OK/MIN",
         "FAILED/MIN",
+        "TOKENS IN/OUT",
         "NOTE",
     ];
     let rows = providers.iter().map(|provider| {
@@ -112,10 +113,19 @@ fn providers_table(providers: &[Provider]) -> String {
             provider.oldest_pending_age.as_ref().map(show_duration).unwrap_or_default(),
             format!("{:.0}", rates.succeeded_per_minute),
             format!("{:.0}", rates.failed_per_minute),
+            provider.usage.as_ref().map(tokens).unwrap_or_default(),
             remarks(provider),
         ]
     });
     table(headings, rows)
+}
+
+/// Nothing where nothing was ever told.
+fn tokens(usage: &Usage) -> String {
+    match (usage.input_tokens, usage.output_tokens) {
+        (0, 0) => String::new(),
+        (read, written) => format!("{read}/{written}"),
+    }
 }
 
 fn remarks(provider: &Provider) -> String {

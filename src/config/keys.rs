@@ -16,7 +16,8 @@ pub(super) const TOP: &[&str] = &[
 ];
 
 /// Keys of a provider of any kind.
-const ANY_PROVIDER: &[&str] = &["kind", "max_concurrent", "run_timeout"];
+const ANY_PROVIDER: &[&str] =
+    &["kind", "max_concurrent", "run_timeout", "gate_failures", "gate_window", "gate_pause"];
 
 /// Keys of a provider of kind `process`.
 pub(super) const PROCESS: &[&str] = &[

@@ -110,7 +110,7 @@ fn value(key: &str, text: &str) -> Value {
             let names = text.split(',').map(str::trim).filter(|name| !name.is_empty());
             names.map(Value::from).collect::<Vec<_>>().into()
         }
-        "max_concurrent" | "max_output_bytes" | "slots" | "cpu_max_percent"
+        "gate_failures" | "max_concurrent" | "max_output_bytes" | "slots" | "cpu_max_percent"
         | "memory_min_bytes" => match text.trim().parse::<i64>() {
             Ok(number) => number.into(),
             Err(_) => text.into(),

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::reader::Reader;
 use super::remote::{self, Defaults};
 use super::{ConfigError, keys, values};
-use crate::domain::{Limits, ProviderName, ResourceGate};
+use crate::domain::{Breaker, Limits, ProviderName, ResourceGate};
 use crate::engine::ConfiguredProvider;
 use crate::providers::{
     Claude, Http, LangGraph, Langflow, N8n, Ollama, OpenAi, Process, ProcessConfig, Provider,
@@ -149,12 +149,27 @@ fn provider(reader: &Reader, name: ProviderName) -> Result<ConfiguredProvider, C
     let run_timeout = reader
         .get(&key("run_timeout"), |text| values::duration(text, Duration::from_millis(1)))?
         .unwrap_or(kind.run_timeout());
+    let default = Breaker::default();
+    let failures = reader.get(&key("gate_failures"), |number| {
+        u32::try_from(values::within(number, 0, 1_000)?).map_err(|error| error.to_string())
+    })?;
+    let span = |name: &str, default| {
+        let least = Duration::from_millis(100);
+        let span = reader.get(&key(name), |text| values::duration(text, least))?;
+        Ok(span.unwrap_or(default))
+    };
+    let breaker = Breaker {
+        failures: failures.unwrap_or(default.failures),
+        window: span("gate_window", default.window)?,
+        pause: span("gate_pause", default.pause)?,
+    };
     Ok(ConfiguredProvider {
         provider: build(reader, &name, kind, own_kind == Some(kind))?,
         name,
         kind: kind.as_str().to_owned(),
         limits: Limits { max_concurrent },
         run_timeout,
+        breaker,
     })
 }
 

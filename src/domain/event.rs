@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    ExecutionId, Failure, Handle, Limits, ProviderName, Shortage, State, Timestamp, Token, Usage,
-    Wait, WorkerId,
+    ClosedBy, ExecutionId, Failure, Handle, Limits, ProviderName, Shortage, State, Timestamp,
+    Token, Usage, Wait, WorkerId,
 };
 
 /// One entry of the log. Revisions are dense: each is one more than the one before.
@@ -110,6 +110,24 @@ pub enum Change {
         /// Why.
         reason: String,
     },
+    /// The provider's gate closed by itself.
+    GateClosed {
+        /// What closed it.
+        cause: ClosedBy,
+        /// Nothing is admitted before this.
+        until: Timestamp,
+        /// In the provider's words.
+        reason: String,
+    },
+    /// That time is over: one execution at a time is admitted to see whether it is better.
+    GateProbing {
+        /// What had closed it.
+        cause: ClosedBy,
+        /// In the provider's words.
+        reason: String,
+    },
+    /// It is better: the gate is open.
+    GateOpened {},
     /// A worker that could take the provider's ready work leaves it because its machine is short, and
     /// no other takes it. Also when that worker has something else to say of it.
     ShortOf(Shortage),
@@ -139,6 +157,9 @@ impl Change {
                 | Self::Resumed { .. }
                 | Self::ShortOf(_)
                 | Self::ShortageOver { .. }
+                | Self::GateClosed { .. }
+                | Self::GateProbing { .. }
+                | Self::GateOpened {}
         )
     }
 }

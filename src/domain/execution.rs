@@ -243,6 +243,9 @@ impl Execution {
             Change::LimitsChanged { .. }
             | Change::Paused { .. }
             | Change::Resumed { .. }
+            | Change::GateClosed { .. }
+            | Change::GateProbing { .. }
+            | Change::GateOpened {}
             | Change::ShortOf(_)
             | Change::ShortageOver { .. } => return,
         }

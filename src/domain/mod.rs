@@ -3,6 +3,7 @@
 //! Everything that changes an execution is a method of [`Record`] that returns the [`Change`] to
 //! log; everything a client sees of it is that log folded by [`Execution::apply`].
 
+mod breaker;
 mod event;
 mod execution;
 mod failure;
@@ -14,6 +15,7 @@ mod retry;
 mod shortage;
 mod time;
 
+pub use breaker::{Admission, Breaker, ClosedBy, Closure, Health, Heard, PROBE_PAUSE, Signal};
 pub use event::{AttemptEnd, Change, Chunk, ChunkContent, EndCause, Event, OutputStream};
 pub use execution::{Attempt, Execution, Input, OWN_REQUEST_ID, OnLost, Spec, State, Wait};
 pub use failure::{ErrorCode, Failure, FailureKind, Usage};

@@ -2,7 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Change, ProviderName, Shortage, Timestamp};
+use super::{
+    Admission, Change, ClosedBy, ExecutionId, Health, Heard, ProviderName, Shortage, Signal,
+    Timestamp,
+};
 
 /// What a provider admits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,6 +56,22 @@ pub enum GateState {
     /// It would, but a worker that could take what is ready lacks something for it, and no other
     /// takes it.
     Short(Shortage),
+    /// The provider asked to be left alone, or fails: nothing is admitted until then.
+    Closed {
+        /// What closed it.
+        cause: ClosedBy,
+        /// Until when.
+        until: Timestamp,
+        /// In the provider's words.
+        reason: String,
+    },
+    /// That is over: one execution at a time is admitted to see whether it is better.
+    Probing {
+        /// What had closed it.
+        cause: ClosedBy,
+        /// In the provider's words.
+        reason: String,
+    },
 }
 
 impl GateState {
@@ -64,7 +83,15 @@ impl GateState {
                 Some(Self::Paused(Pause { reason: reason.clone(), until: *until }))
             }
             Change::ShortOf(shortage) => Some(Self::Short(*shortage)),
-            Change::Resumed { .. } | Change::ShortageOver { .. } => Some(Self::Open),
+            Change::GateClosed { cause, until, reason } => {
+                Some(Self::Closed { cause: *cause, until: *until, reason: reason.clone() })
+            }
+            Change::GateProbing { cause, reason } => {
+                Some(Self::Probing { cause: *cause, reason: reason.clone() })
+            }
+            Change::Resumed { .. } | Change::ShortageOver { .. } | Change::GateOpened {} => {
+                Some(Self::Open)
+            }
             Change::Submitted { .. }
             | Change::Claimed { .. }
             | Change::Attached { .. }
@@ -91,6 +118,8 @@ pub struct ProviderRecord {
     pub pause: Option<Pause>,
     /// Set while ready work waits for a machine with room; never while paused.
     pub shortage: Option<Shortage>,
+    /// What is known of its health; blank while paused.
+    pub health: Health,
     /// The revision of the newest change to the limits.
     pub limits_revision: i64,
     /// The revision of the newest change to the gate.
@@ -106,6 +135,7 @@ impl ProviderRecord {
             overriding: None,
             pause: None,
             shortage: None,
+            health: Health::default(),
             limits_revision: 0,
             gate_revision: 0,
         }
@@ -118,11 +148,45 @@ impl ProviderRecord {
 
     /// Whether it admits work.
     pub fn gate(&self) -> GateState {
-        match (&self.pause, self.shortage) {
-            (Some(pause), _) => GateState::Paused(pause.clone()),
-            (None, Some(shortage)) => GateState::Short(shortage),
-            (None, None) => GateState::Open,
+        match (&self.pause, self.health.closure(), self.shortage) {
+            (Some(pause), ..) => GateState::Paused(pause.clone()),
+            (None, Some(closure), _) => {
+                let (cause, reason) = (closure.cause, closure.message.clone());
+                match self.health.closed_until() {
+                    Some(until) => GateState::Closed { cause, until, reason },
+                    None => GateState::Probing { cause, reason },
+                }
+            }
+            (None, None, Some(shortage)) => GateState::Short(shortage),
+            (None, None, None) => GateState::Open,
         }
+    }
+
+    /// When its gate is to be tried again by itself.
+    pub fn due_at(&self) -> Option<Timestamp> {
+        match &self.pause {
+            Some(pause) => pause.until,
+            None => self.health.closed_until(),
+        }
+    }
+
+    /// What its gate lets through.
+    pub fn admits(&self, now: Timestamp) -> Admission {
+        if self.pause.is_some() { Admission::Nothing } else { self.health.admits(now) }
+    }
+
+    /// Takes in what an attempt at `execution` found of the provider. While it is paused nothing is
+    /// noted: an operator has taken over.
+    pub fn hear(&mut self, execution: ExecutionId, signal: &Signal, now: Timestamp) -> Heard {
+        if self.pause.is_some() {
+            return Heard::Nothing;
+        }
+        let heard = self.health.hear(execution, signal, now);
+        if matches!(heard, Heard::Changed(_)) {
+            // The newest entry says all there is to say of a gate.
+            self.shortage = None;
+        }
+        heard
     }
 
     /// The change that records the limits as they now stand.

@@ -21,11 +21,13 @@ use tracing_opentelemetry::OpenTelemetrySpanExt;
 use uuid::Uuid;
 
 use super::active::ActiveAttempt;
-use super::ending::{Outcome, counted, ending};
+use super::ending::{Found, Outcome, counted, ending, signal};
 use super::lease::passed;
 use super::outflow::AttemptKeeper;
 use super::{ConfiguredProvider, Engine};
-use crate::domain::{Ending, ErrorCode, ExecutionId, Failure, FailureKind, Lease, Spec};
+use crate::domain::{
+    Ending, ErrorCode, ExecutionId, Failure, FailureKind, Lease, ProviderName, Signal, Spec,
+};
 use crate::providers::{AttemptFailure, Call, Output, Stop, StopReason, Stopper, stop_pair};
 use crate::store::{Claimed, Settlement};
 use crate::telemetry;
@@ -80,10 +82,12 @@ impl Engine {
         } else {
             Outcome::NotBegun
         };
+        let signal = signal(&outcome, stop.reason());
         let ending = ending(&claimed, outcome, stop.reason());
         let how = counted(&ending);
         self.0.active.work_over(&attempt.lease);
-        if self.settle(&attempt.lease, ending).await {
+        let signal = self.worth_telling(&claimed, configured, signal);
+        if self.settle(&attempt.lease, ending, signal).await {
             self.0.counters.ended(&spec.provider, how, started.elapsed(), self.now());
         }
         tracing::debug!(outcome = ?how, "attempt ended");
@@ -153,9 +157,42 @@ impl Engine {
         outcome
     }
 
+    /// What the provider's gate is to hear of an attempt. That it does its work is of interest only
+    /// from one that was let through to see; and failures count only while they are more than half of
+    /// what is seen here, so that a busy provider's gate does not close over a few.
+    fn worth_telling(
+        &self,
+        claimed: &Claimed,
+        configured: &ConfiguredProvider,
+        found: Option<Found>,
+    ) -> Option<(ProviderName, Signal)> {
+        let provider = &claimed.spec.provider;
+        let Some(found) = found else {
+            return claimed.probe.then(|| (provider.clone(), Signal::Unseen));
+        };
+        let answers = found == Found::Answered;
+        let troubled = self.0.counters.troubled(provider, !answers, self.now());
+        let signal = match found {
+            Found::Answered if claimed.probe => Signal::Answered,
+            Found::RateLimited { retry_after, message } => {
+                Signal::RateLimited { retry_after, message }
+            }
+            Found::Failed { message } if claimed.probe || troubled => {
+                Signal::Failed { message, breaker: configured.breaker }
+            }
+            Found::Answered | Found::Failed { .. } => return None,
+        };
+        Some((provider.clone(), signal))
+    }
+
     /// Records how the attempt ended, as often as it takes; `false` if the lease was lost.
-    async fn settle(&self, lease: &Lease, ending: Ending) -> bool {
-        let settlement = Settlement { lease: lease.clone(), ending };
+    async fn settle(
+        &self,
+        lease: &Lease,
+        ending: Ending,
+        signal: Option<(ProviderName, Signal)>,
+    ) -> bool {
+        let settlement = Settlement { lease: lease.clone(), ending, signal };
         let settled =
             self.until_answered("settle the attempt", || self.0.store.settle(settlement.clone()));
         settled.await

@@ -272,7 +272,15 @@ impl Engine {
                 }
                 false
             }
-            Change::Finished { .. } | Change::LimitsChanged { .. } | Change::Resumed { .. } => true,
+            Change::GateClosed { until, .. } => {
+                self.0.alarm.ring_at(*until);
+                false
+            }
+            Change::Finished { .. }
+            | Change::LimitsChanged { .. }
+            | Change::Resumed { .. }
+            | Change::GateProbing { .. }
+            | Change::GateOpened {} => true,
             Change::Claimed { .. }
             | Change::Attached { .. }
             | Change::CancelRequested { .. }

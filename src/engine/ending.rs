@@ -1,6 +1,7 @@
 //! What the outcome of an attempt means for its execution.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -23,6 +24,40 @@ pub(super) enum Outcome {
     },
     /// Its time was over before it could begin: the claim took too long.
     NotBegun,
+}
+
+/// What an attempt found of its provider.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Found {
+    /// It wants to be called less often.
+    RateLimited { retry_after: Option<Duration>, message: String },
+    /// It did not answer, or failed in a way that may pass.
+    Failed { message: String },
+    /// It does its work, whatever it thinks of this piece of it.
+    Answered,
+}
+
+/// What the outcome says of the provider; nothing if the attempt was stopped, or is the worker's own
+/// fault.
+pub(super) fn signal(outcome: &Outcome, reason: Option<StopReason>) -> Option<Found> {
+    let failed = match (outcome, reason) {
+        (Outcome::Returned(Ok(_)), _) => return Some(Found::Answered),
+        (Outcome::Dropped { .. }, Some(StopReason::TimedOut)) => {
+            return Some(Found::Failed { message: "timed out".to_owned() });
+        }
+        (Outcome::Returned(Err(failed)), None | Some(StopReason::TimedOut)) => failed,
+        (Outcome::Returned(Err(_)) | Outcome::Dropped { .. }, _)
+        | (Outcome::Panicked | Outcome::NotBegun, _) => return None,
+    };
+    let message = failed.failure.message.clone();
+    match failed.kind {
+        FailureKind::RateLimited { retry_after } => {
+            Some(Found::RateLimited { retry_after, message })
+        }
+        FailureKind::Transient => Some(Found::Failed { message }),
+        FailureKind::Permanent => Some(Found::Answered),
+        FailureKind::Cancelled => None,
+    }
 }
 
 /// What the outcome means for the execution.

@@ -28,6 +28,7 @@ pub(super) struct Counters {
     watchers: AtomicI64,
     resyncs: AtomicU64,
     rates: Mutex<HashMap<ProviderName, [Window; 2]>>,
+    found: Mutex<HashMap<ProviderName, [Window; 2]>>,
 }
 
 /// How an attempt counts.
@@ -109,6 +110,17 @@ impl Counters {
         };
         let mut rates = self.rates.lock().unwrap_or_else(PoisonError::into_inner);
         rates.entry(provider.clone()).or_default()[which].count(now.as_micros() / 1_000_000);
+    }
+
+    /// Counts what an attempt found of its provider; whether at least half of those of the last minute
+    /// found it failing.
+    pub(super) fn troubled(&self, provider: &ProviderName, failed: bool, now: Timestamp) -> bool {
+        let second = now.as_micros() / 1_000_000;
+        let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        let windows = found.entry(provider.clone()).or_default();
+        windows[usize::from(failed)].count(second);
+        let [answered, failed] = windows;
+        failed.sum(second) >= answered.sum(second)
     }
 
     pub(super) fn stale(&self) {

@@ -70,7 +70,10 @@ impl Hub {
         let gates = lock(&self.gates);
         let short = gates.iter().filter_map(|(name, gate)| match gate.state {
             GateState::Short(shortage) => Some((name.clone(), shortage)),
-            GateState::Open | GateState::Paused(_) => None,
+            GateState::Open
+            | GateState::Paused(_)
+            | GateState::Closed { .. }
+            | GateState::Probing { .. } => None,
         });
         short.collect()
     }

@@ -80,8 +80,8 @@ pub(super) fn state_of(gate: Option<&Event>) -> GateState {
     gate.and_then(|event| GateState::after(&event.change)).unwrap_or_default()
 }
 
-/// What of a gate holds this execution back. A pause does whatever else a pending one waits for; a
-/// machine that is short only does what could start now.
+/// What of a gate holds this execution back. A pause does whatever else a pending one waits for; one
+/// that closed by itself, or a machine that is short, only what could start now.
 pub(super) fn seen_by(execution: &Execution, gate: GateState) -> GateState {
     held_back(execution.state, execution.wait, gate)
 }
@@ -89,7 +89,11 @@ pub(super) fn seen_by(execution: &Execution, gate: GateState) -> GateState {
 fn held_back(state: State, wait: Wait, gate: GateState) -> GateState {
     match (state, wait, &gate) {
         (State::Pending, _, GateState::Paused(_))
-        | (State::Pending, Wait::None | Wait::Limit, GateState::Short(_)) => gate,
+        | (
+            State::Pending,
+            Wait::None | Wait::Limit,
+            GateState::Short(_) | GateState::Closed { .. } | GateState::Probing { .. },
+        ) => gate,
         (
             State::Pending | State::Running | State::Succeeded | State::Failed | State::Cancelled,
             _,

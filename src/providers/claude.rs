@@ -18,7 +18,7 @@ use crate::domain::Usage;
 const VERSION: &str = "2023-06-01";
 
 /// What its errors mean.
-const RULES: &[Rule] = &[
+pub(super) const RULES: &[Rule] = &[
     Rule::named("rate_limit_error", Class::RateLimited),
     Rule::named("overloaded_error", Class::RateLimited),
     Rule::named("api_error", Class::Transient),

@@ -6,6 +6,8 @@
 //! it asked for is over.
 
 mod claude;
+#[cfg(test)]
+mod docs;
 mod http;
 mod langflow;
 mod langgraph;

@@ -17,7 +17,7 @@ use super::{AttemptFailure, Call, Provider, Success, Violation};
 use crate::domain::Usage;
 
 /// What its errors mean. They have no names, so the status decides.
-const RULES: &[Rule] = &[
+pub(super) const RULES: &[Rule] = &[
     // Its queue is full.
     Rule::status(503, Class::RateLimited),
     Rule::status(500, Class::Transient),

@@ -139,7 +139,7 @@ pub trait Transaction: Send {
     }
 
     /// Locks and reads every provider whose pause ends by `now`.
-    async fn pauses_over(&mut self, now: Timestamp) -> Result<Vec<ProviderRecord>>;
+    async fn gates_due(&mut self, now: Timestamp) -> Result<Vec<ProviderRecord>>;
 
     /// How busy these providers are. Call after locking them: the count must be younger than the
     /// lock.
@@ -156,7 +156,7 @@ pub trait Transaction: Send {
     /// Records whose time has come, up to `limit` of each sort.
     async fn due(&mut self, now: Timestamp, reclaim: Timestamp, limit: u32) -> Result<Due>;
 
-    /// The earliest time at which `due` or `pauses_over` will have something, leases apart.
+    /// The earliest time at which `due` or `gates_due` will have something, leases apart.
     async fn next_due(&mut self) -> Result<Option<Timestamp>>;
 
     /// Running records that `worker` does not own.

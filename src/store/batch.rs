@@ -244,6 +244,12 @@ impl<'t> Batch<'t> {
         self.put_provider(record, Change::ShortageOver { worker });
     }
 
+    /// Changes a provider in a way that is not logged.
+    pub(super) fn touch_provider(&mut self, record: ProviderRecord) {
+        self.dirty_providers.insert(record.name.clone());
+        self.providers.insert(record.name.clone(), record);
+    }
+
     /// Whether the limits of this provider were changed by an operation of this batch.
     pub(super) fn limits_changed(&self, name: &ProviderName) -> bool {
         self.log.iter().any(|entry| {
@@ -303,10 +309,10 @@ impl<'t> Batch<'t> {
         self.transaction.next_due().await
     }
 
-    /// Providers whose pause is over.
-    pub(super) async fn pauses_over(&mut self) -> Result<Vec<ProviderRecord>> {
+    /// Providers whose gate is to be tried again by itself: a pause is over, or the time for which it was closed.
+    pub(super) async fn gates_due(&mut self) -> Result<Vec<ProviderRecord>> {
         self.flush().await?;
-        self.transaction.pauses_over(self.now).await
+        self.transaction.gates_due(self.now).await
     }
 
     /// Running records of other workers.

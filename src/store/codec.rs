@@ -12,8 +12,8 @@ use super::{
     BackendError, Head, Load, Logged, Notice, ProviderRow, Totals, WorkerRow, WorkerStatus,
 };
 use crate::domain::{
-    Change, Event, ExecutionId, Input, Limits, OnLost, Pause, ProviderName, ProviderRecord, Record,
-    RetryPolicy, Spec, State, Timestamp, Token, Usage, Wait, WorkerId,
+    Change, Event, ExecutionId, Health, Input, Limits, OnLost, Pause, ProviderName, ProviderRecord,
+    Record, RetryPolicy, Spec, State, Timestamp, Token, Usage, Wait, WorkerId,
 };
 
 type Result<T> = std::result::Result<T, BackendError>;
@@ -57,7 +57,7 @@ pub(super) use spec_columns;
 macro_rules! provider_columns {
     () => {
         "name, declared_max, overriding_max, paused, pause_reason, pause_until, limits_revision, \
-         gate_revision, shortage"
+         gate_revision, shortage, health, closed_until"
     };
 }
 pub(super) use provider_columns;
@@ -163,6 +163,11 @@ pub(super) const fn on_lost_number(on_lost: OnLost) -> i16 {
     }
 }
 
+/// What is kept of a provider's health; nothing where there is nothing to say.
+pub(super) fn health(health: &Health) -> Result<Option<String>> {
+    if health.is_blank() { Ok(None) } else { json(health).map(Some) }
+}
+
 pub(super) const fn kind_number(change: &Change) -> i16 {
     match change {
         Change::Submitted { .. }
@@ -174,7 +179,10 @@ pub(super) const fn kind_number(change: &Change) -> i16 {
         | Change::WaitChanged { .. } => 0,
         Change::Output(_) => 1,
         Change::LimitsChanged { .. } => 2,
-        Change::Paused { .. }
+        Change::GateClosed { .. }
+        | Change::GateProbing { .. }
+        | Change::GateOpened {}
+        | Change::Paused { .. }
         | Change::Resumed { .. }
         | Change::ShortOf(_)
         | Change::ShortageOver { .. } => 3,
@@ -256,6 +264,10 @@ pub(super) fn provider(row: &impl Columns) -> Result<ProviderRecord> {
         overriding: overriding.map(|max_concurrent| Limits { max_concurrent }),
         pause,
         shortage: row.text(8)?.map(|text| from_json("a shortage", text)).transpose()?,
+        health: match row.text(9)? {
+            Some(text) => from_json("a provider's health", text)?,
+            None => Health::default(),
+        },
         limits_revision: int(row, 6)?,
         gate_revision: int(row, 7)?,
     })
@@ -322,10 +334,10 @@ pub(super) fn head(row: &impl Columns) -> Result<Head> {
 pub(super) fn provider_row(row: &impl Columns) -> Result<ProviderRow> {
     Ok(ProviderRow {
         record: provider(row)?,
-        running: number(row, 9)?,
-        pending: number(row, 10)?,
-        oldest_ready: time(row, 11)?,
-        usage: Usage { input_tokens: int(row, 12)?, output_tokens: int(row, 13)? },
+        running: number(row, 11)?,
+        pending: number(row, 12)?,
+        oldest_ready: time(row, 13)?,
+        usage: Usage { input_tokens: int(row, 14)?, output_tokens: int(row, 15)? },
     })
 }
 

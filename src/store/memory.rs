@@ -201,10 +201,8 @@ impl Transaction for MemoryTransaction {
         Ok(names.iter().filter_map(|name| self.staged.providers.get(name).cloned()).collect())
     }
 
-    async fn pauses_over(&mut self, now: Timestamp) -> Result<Vec<ProviderRecord>> {
-        let over = |record: &&ProviderRecord| {
-            record.pause.as_ref().and_then(|pause| pause.until).is_some_and(|until| until <= now)
-        };
+    async fn gates_due(&mut self, now: Timestamp) -> Result<Vec<ProviderRecord>> {
+        let over = |record: &&ProviderRecord| record.due_at().is_some_and(|until| until <= now);
         Ok(self.staged.providers.values().filter(over).cloned().collect())
     }
 
@@ -254,7 +252,7 @@ impl Transaction for MemoryTransaction {
         let waiting = records.clone().filter(|r| r.state == State::Pending && !r.is_ready());
         let due = waiting.map(|record| record.due_at);
         let deadlines = records.filter_map(|record| record.queue_deadline);
-        let pauses = self.staged.providers.values().filter_map(|p| p.pause.as_ref()?.until);
+        let pauses = self.staged.providers.values().filter_map(ProviderRecord::due_at);
         Ok(due.chain(deadlines).chain(pauses).min())
     }
 

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use flowgate::domain::{
-    Clock, Ending, ErrorCode, ExecutionId, Input, Limits, OnLost, RetryPolicy, Spec, State,
-    SystemClock, WorkerId,
+    Breaker, Clock, Ending, ErrorCode, ExecutionId, Input, Limits, OnLost, RetryPolicy, Spec,
+    State, SystemClock, WorkerId,
 };
 use flowgate::engine::{
     ConfiguredProvider, Cursor, Draft, Engine, EngineSettings, ThisMachine, View, WatchEvent,
@@ -119,7 +119,7 @@ async fn a_settlement_under_an_old_token_leaves_no_trace(db: Db) {
     let current = store.claim(claim(new)).await.unwrap().claimed.pop().unwrap();
     assert_eq!(current.lease.token, stale.lease.token.next());
     let succeeded = Ending::Succeeded { output: "1".into(), usage: None };
-    let settlement = Settlement { lease: stale.lease, ending: succeeded };
+    let settlement = Settlement::new(stale.lease, succeeded);
     // What it answers is the conformance suite's to check; here the audit is to judge.
     let _ = store.settle(settlement).await.unwrap();
     audit_is_clean(&home.url());
@@ -133,6 +133,7 @@ async fn start(backend: Arc<dyn Backend>) -> Engine {
         kind: "test".to_owned(),
         limits: Limits { max_concurrent: limit },
         run_timeout: Duration::from_secs(3_600),
+        breaker: Breaker::default(),
         provider,
     };
     let settings = EngineSettings {

@@ -13,6 +13,7 @@ mod cluster;
 mod demo;
 mod engine;
 mod examples;
+mod gate;
 mod large;
 mod limits;
 mod migrate;

@@ -161,6 +161,9 @@ impl Life {
             | Change::LimitsChanged { .. }
             | Change::Paused { .. }
             | Change::Resumed { .. }
+            | Change::GateClosed { .. }
+            | Change::GateProbing { .. }
+            | Change::GateOpened {}
             | Change::ShortOf(_)
             | Change::ShortageOver { .. } => {}
         }

@@ -82,7 +82,7 @@ impl Checker {
         }
         if let Some(life) = self.live.get_mut(&id) {
             if matches!(event.change, Change::Claimed { .. }) {
-                provider.admit(id, &mut findings);
+                provider.admit(id, event.at, &mut findings);
             }
             life.apply(event, &mut findings);
             if !life.is_running() {

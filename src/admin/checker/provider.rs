@@ -3,7 +3,21 @@
 use std::collections::BTreeSet;
 
 use super::finding::{Findings, Rule};
-use crate::domain::{Change, ExecutionId, ProviderName, ProviderRecord};
+use crate::domain::{Change, ExecutionId, PROBE_PAUSE, ProviderName, ProviderRecord, Timestamp};
+
+/// A gate that closes by itself, as the log has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Closed {
+    /// It is open.
+    No,
+    /// Nothing may be claimed until it is tried again, at this time or later.
+    Until(Timestamp),
+    /// One at a time may be claimed to see.
+    Probing {
+        /// When the last one was.
+        last: Option<Timestamp>,
+    },
+}
 
 /// A provider as the log has it so far.
 #[derive(Debug, Clone)]
@@ -16,6 +30,8 @@ pub struct ProviderCheck {
     pub paused: bool,
     /// Whether work waits for a machine with room.
     pub short: bool,
+    /// Whether its gate has closed by itself.
+    pub closed: Closed,
     /// The most that ever ran at the same time.
     pub max_running: usize,
     /// The limit in force when that many ran.
@@ -34,6 +50,7 @@ impl ProviderCheck {
             limit: None,
             paused: false,
             short: false,
+            closed: Closed::No,
             max_running: 0,
             limit_at_max: None,
             claims: 0,
@@ -49,6 +66,22 @@ impl ProviderCheck {
 
     pub(super) fn apply(&mut self, change: &Change, findings: &mut Findings<'_>) {
         match change {
+            Change::GateClosed { until, .. } => {
+                findings.expect(Rule::Gate, !self.paused, || {
+                    "closed by itself while it was paused".to_owned()
+                });
+                (self.closed, self.short) = (Closed::Until(*until), false);
+            }
+            Change::GateProbing { .. } => {
+                let was = matches!(self.closed, Closed::Until(_)) || !self.complete;
+                findings.expect(Rule::Gate, was, || "tried again while it was open".to_owned());
+                self.closed = Closed::Probing { last: None };
+            }
+            Change::GateOpened {} => {
+                let was = matches!(self.closed, Closed::Probing { .. }) || !self.complete;
+                findings.expect(Rule::Gate, was, || "opened without having been tried".to_owned());
+                self.closed = Closed::No;
+            }
             Change::LimitsChanged { declared, overriding, effective, .. } => {
                 findings.expect(
                     Rule::Limits,
@@ -60,12 +93,16 @@ impl ProviderCheck {
                 });
                 self.limit = Some(effective.max_concurrent);
             }
-            Change::Paused { .. } => (self.paused, self.short) = (true, false),
+            Change::Paused { .. } => {
+                (self.paused, self.short, self.closed) = (true, false, Closed::No);
+            }
             Change::Resumed { .. } => {
-                findings.expect(Rule::Gate, self.paused || !self.complete, || {
-                    "resumed while it was not paused".to_owned()
-                });
-                self.paused = false;
+                findings.expect(
+                    Rule::Gate,
+                    self.paused || self.closed != Closed::No || !self.complete,
+                    || "resumed while it was not paused".to_owned(),
+                );
+                (self.paused, self.closed) = (false, Closed::No);
             }
             Change::ShortOf(_) => {
                 findings.expect(Rule::Gate, !self.paused, || {
@@ -92,7 +129,7 @@ impl ProviderCheck {
 
     /// A claim of one of its executions. What runs after it counts, so that a lowered limit may
     /// be exceeded by what ran before and by nothing else.
-    pub(super) fn admit(&mut self, id: ExecutionId, findings: &mut Findings<'_>) {
+    pub(super) fn admit(&mut self, id: ExecutionId, at: Timestamp, findings: &mut Findings<'_>) {
         self.claims += 1;
         self.running.insert(id);
         let running = self.running.len();
@@ -113,6 +150,22 @@ impl ProviderCheck {
         findings.expect(Rule::Gate, !self.paused, || {
             "claimed while its provider was paused".to_owned()
         });
+        match &mut self.closed {
+            Closed::No => {}
+            Closed::Until(until) => {
+                let until = *until;
+                findings.expect(Rule::Gate, false, || {
+                    format!("claimed while its provider's gate was closed until {until:?}")
+                });
+            }
+            Closed::Probing { last } => {
+                let alone = last.is_none_or(|last| at >= last + PROBE_PAUSE);
+                *last = Some(at);
+                findings.expect(Rule::Gate, alone, || {
+                    "claimed while another was let through to see".to_owned()
+                });
+            }
+        }
     }
 
     pub(super) fn leave(&mut self, id: ExecutionId) {
@@ -130,6 +183,19 @@ impl ProviderCheck {
         findings.expect(Rule::Records, agrees, || {
             let (row, logged) = (gate(record.pause.is_some()), gate(self.paused));
             format!("provider {}: it is {row} by its row, {logged} by the log", self.name)
+        });
+        let row = match (record.health.closure(), record.health.closed_until()) {
+            (None, _) => "open",
+            (Some(_), Some(_)) => "closed",
+            (Some(_), None) => "probing",
+        };
+        let logged = match self.closed {
+            Closed::No => "open",
+            Closed::Until(_) => "closed",
+            Closed::Probing { .. } => "probing",
+        };
+        findings.expect(Rule::Records, row == logged || !self.complete, || {
+            format!("provider {}: its gate is {row} by its row, {logged} by the log", self.name)
         });
         let agrees = self.short == record.shortage.is_some() || !self.complete;
         findings.expect(Rule::Records, agrees, || {

@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::domain::{
-    AttemptEnd, Chunk, ChunkContent, EndCause, ErrorCode, Failure, Handle, Lack, Limits, OnLost,
-    OutputStream, Pause, Shortage, State, Timestamp, Token, Wait, WorkerId,
+    AttemptEnd, Chunk, ChunkContent, ClosedBy, EndCause, ErrorCode, Failure, Handle, Lack, Limits,
+    OnLost, OutputStream, Pause, Shortage, State, Timestamp, Token, Wait, WorkerId,
 };
 
 /// A log in the making; entries follow each other without gaps unless a test makes one.
@@ -264,6 +264,48 @@ fn a_resumption_of_what_was_not_paused_is_found() {
     log.pause().resume();
     log.is_clean();
     log.resume().breaks(Rule::Gate, "resumed while it was not paused");
+}
+
+fn closed(until: i64) -> Change {
+    let until = Timestamp::from_micros(until);
+    Change::GateClosed { cause: ClosedBy::RateLimit, until, reason: String::new() }
+}
+
+fn probing() -> Change {
+    Change::GateProbing { cause: ClosedBy::RateLimit, reason: String::new() }
+}
+
+#[test]
+fn a_gate_that_closes_is_tried_and_opens_passes() {
+    let mut log = Log::with_limit(3);
+    let (first, second) = (log.submit(), log.submit());
+    log.add(None, closed(9)).add(None, closed(12)).add(None, probing());
+    log.claim(first).add(None, Change::GateOpened {}).claim(second);
+    log.succeed(first).succeed(second);
+    assert_eq!(log.check().1, []);
+}
+
+#[test]
+fn a_claim_while_the_gate_is_closed_is_found() {
+    let mut log = Log::with_limit(3);
+    let id = log.submit();
+    log.add(None, closed(1_000_000)).claim(id);
+    log.breaks(Rule::Gate, "gate was closed until");
+}
+
+#[test]
+fn a_second_probe_too_early_is_found() {
+    let mut log = Log::with_limit(3);
+    let (first, second) = (log.submit(), log.submit());
+    log.add(None, closed(5)).add(None, probing()).claim(first).claim(second);
+    log.breaks(Rule::Gate, "another was let through");
+}
+
+#[test]
+fn a_gate_that_opens_untried_is_found() {
+    let mut log = Log::with_limit(3);
+    log.add(None, closed(5)).add(None, Change::GateOpened {});
+    log.breaks(Rule::Gate, "without having been tried");
 }
 
 #[test]

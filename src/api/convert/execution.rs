@@ -8,7 +8,8 @@ use super::retry_policy;
 use super::scalar::{to_duration, to_i32, to_timestamp};
 use super::trace::trace_id;
 use crate::domain::{
-    Attempt, Failure, GateState, Input, Pause, ProviderName, State, Timestamp, Usage, Wait,
+    Attempt, ClosedBy, Failure, GateState, Input, Pause, ProviderName, State, Timestamp, Usage,
+    Wait,
 };
 use crate::engine::View;
 use crate::pb;
@@ -119,6 +120,15 @@ fn wait_status(view: &View) -> Option<pb::WaitStatus> {
         GateState::Short(shortage) => {
             return Some(waiting(pb::WaitReason::Resource, shortage.lack.to_string(), None));
         }
+        GateState::Closed { cause, until, reason } => {
+            let message = closed(*cause, reason);
+            return Some(waiting(pb::WaitReason::GateClosed, message, Some(*until)));
+        }
+        GateState::Probing { cause, reason } => {
+            let message =
+                format!("one execution is let through to see: {}", closed(*cause, reason));
+            return Some(waiting(pb::WaitReason::GateClosed, message, None));
+        }
     }
     match execution.wait {
         Wait::None => None,
@@ -146,6 +156,14 @@ fn paused(provider: &ProviderName, pause: &Pause) -> pb::WaitStatus {
         reason => format!("provider {provider} is paused{until}: {reason}"),
     };
     waiting(pb::WaitReason::Paused, message, pause.until)
+}
+
+/// Why a gate closed by itself.
+pub(super) fn closed(cause: ClosedBy, reason: &str) -> String {
+    match cause {
+        ClosedBy::RateLimit => format!("rate limited: {reason}"),
+        ClosedBy::Failures => format!("the provider fails: {reason}"),
+    }
 }
 
 fn waiting(code: pb::WaitReason, message: String, until: Option<Timestamp>) -> pb::WaitStatus {

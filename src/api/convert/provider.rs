@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::check::{Check, Violations};
-use super::execution::usage;
+use super::execution::{closed, usage};
 use super::filter::provider_names;
 use super::scalar::{
     duration, reason, required, timestamp, to_duration, to_i32, to_i64, to_timestamp,
@@ -114,6 +114,12 @@ pub(crate) fn provider(view: ProviderView) -> pb::Provider {
         GateState::Open => (pb::GateState::Open, String::new(), None),
         GateState::Paused(pause) => (pb::GateState::Paused, pause.reason, pause.until),
         GateState::Short(shortage) => (pb::GateState::Short, shortage.lack.to_string(), None),
+        GateState::Closed { cause, until, reason } => {
+            (pb::GateState::Closed, closed(cause, &reason), Some(until))
+        }
+        GateState::Probing { cause, reason } => {
+            (pb::GateState::Probing, closed(cause, &reason), None)
+        }
     };
     pb::Provider {
         name: record.name.into(),

@@ -114,7 +114,7 @@ impl Reading {
             queue_timeout: optional("queue_timeout", line.queue_timeout, parse_duration)?,
             run_timeout: optional("run_timeout", line.run_timeout, parse_duration)?,
             retry_policy: line.retry_policy.map(WrittenPolicy::read).transpose()?,
-            on_lost: optional("on_lost", line.on_lost, |text| names::parse::<OnLost>(text))?
+            on_lost: optional("on_lost", line.on_lost, names::parse::<OnLost>)?
                 .unwrap_or_default()
                 .into(),
         })

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::domain::{Limits, ProviderName};
+use crate::domain::{Breaker, Limits, ProviderName};
 use crate::providers::Provider;
 use crate::store::{ExpectedRevision, LimitChange, ProviderRow, StoreError};
 
@@ -72,6 +72,8 @@ pub struct ConfiguredProvider {
     pub limits: Limits,
     /// The default `run_timeout`.
     pub run_timeout: Duration,
+    /// When its failures close its gate.
+    pub breaker: Breaker,
     /// What does the work.
     pub provider: Arc<dyn Provider>,
 }

@@ -56,6 +56,7 @@ mod tests {
     use super::*;
     use serde_json::json;
 
+    #[expect(clippy::needless_pass_by_value, reason = "the cases read better without a `&`")]
     fn take(told: &mut Messages, event: &str, data: Value) -> Option<String> {
         told.take("", json!({"event": event, "data": data}))
     }

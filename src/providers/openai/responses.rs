@@ -3,9 +3,9 @@
 use serde_json::{Value, json};
 
 use super::RULES;
-use crate::domain::Usage;
+use crate::domain::{ErrorCode, Failure, FailureKind, Usage};
 use crate::providers::AttemptFailure;
-use crate::providers::remote::{Assembly, Piece, broken, permanent, take_usage, told};
+use crate::providers::remote::{Assembly, Piece, broken, take_usage, told};
 
 /// The response so far.
 #[derive(Debug, Default)]
@@ -99,7 +99,11 @@ pub(super) fn ended(response: &Value) -> Result<(), AttemptFailure> {
     match response.get("status").and_then(Value::as_str) {
         Some("completed" | "incomplete") => Ok(()),
         // By somebody else: whoever is cancelled here does not ask any more.
-        Some("cancelled") => Err(permanent("the response was cancelled at the provider")),
+        Some("cancelled") => {
+            let message = "the response was cancelled at the provider";
+            let failure = Failure::new(ErrorCode::Cancelled, false, message);
+            Err(AttemptFailure::new(FailureKind::Cancelled, failure))
+        }
         Some("failed") | None => Err(match response.get("error") {
             Some(error) if !error.is_null() => told(RULES, 500, error),
             _ => broken("the response ended without a result"),

@@ -148,10 +148,6 @@ fn seconds(duration: Duration) -> String {
 
 impl Outline {
     /// The attempt's result.
-    #[expect(
-        clippy::result_large_err,
-        reason = "the error is the trait's, and made once an attempt"
-    )]
     pub(super) fn conclude(self, verdict: Result<(), Fault>) -> Result<Success, AttemptFailure> {
         match verdict {
             Ok(()) => Ok(Success { output: self.output(0, None, None), usage: None }),

@@ -5,7 +5,7 @@
 
 use std::error::Error as _;
 use std::ops::RangeInclusive;
-use std::time::SystemTime;
+use std::time::Duration;
 
 use reqwest::header::HeaderMap;
 use reqwest::{StatusCode, Url};
@@ -113,7 +113,7 @@ pub(super) fn refused(
         Err(_) => Said { names: Vec::new(), message: Some(brief(body)).filter(|b| !b.is_empty()) },
     };
     let class = classify(rules, status.as_u16(), &said.names);
-    let hint = wait_hint(headers, SystemTime::now());
+    let hint = wait_hint(headers);
     let name = status.canonical_reason().unwrap_or("status");
     let message = if status.is_redirection() {
         "redirects are not followed".to_owned()
@@ -134,11 +134,7 @@ pub(super) fn refused(
     failed
 }
 
-fn of_class(
-    class: Class,
-    message: String,
-    retry_after: Option<std::time::Duration>,
-) -> AttemptFailure {
+fn of_class(class: Class, message: String, retry_after: Option<Duration>) -> AttemptFailure {
     let (code, retryable, kind) = match class {
         Class::Transient => (ErrorCode::Transient, true, FailureKind::Transient),
         Class::Permanent => (ErrorCode::Permanent, false, FailureKind::Permanent),
@@ -272,6 +268,7 @@ fn causes(error: &reqwest::Error) -> String {
 mod tests {
     use super::*;
 
+    #[expect(clippy::needless_pass_by_value, reason = "the cases read better without a `&`")]
     fn said(body: Value) -> (Vec<String>, Option<String>) {
         let Said { names, message } = Said::of(&body);
         (names, message)

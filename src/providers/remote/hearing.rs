@@ -53,7 +53,8 @@ impl<T: Told> Heard<T> {
         progress: &Progress,
     ) {
         if let Err(failed) = self.try_listen(route, path, from, progress).await {
-            let error = failed.failure.message;
+            let mut error = failed.failure.message;
+            progress.redactor().text(&mut error);
             tracing::debug!(error, "the events of the provider's work broke off");
         }
     }

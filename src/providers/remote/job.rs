@@ -236,7 +236,8 @@ async fn see_through(
             Ok(success) => return Ok(success),
             Err(Lost::Failed(failed)) => return Err(salvaged(job, handle, failed).await),
             Err(Lost::Sight(failed)) => {
-                let error = &failed.failure.message;
+                let mut error = failed.failure.message;
+                progress.redactor().text(&mut error);
                 tracing::warn!(error, "cannot ask the provider after its work, trying again");
                 if asked.elapsed() > LONGEST_PAUSE {
                     pauses.start_over();

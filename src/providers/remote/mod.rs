@@ -32,6 +32,8 @@ use failure::unreachable;
 
 pub(super) use answer::Answer;
 pub(super) use exchange::{Assembly, Framing, Piece, dropped, exchange};
+#[cfg(test)]
+pub(super) use failure::COMMON;
 pub(super) use failure::{Class, Rule, broken, permanent, told, transient};
 pub(super) use head::{METHODS, connection_headers, is_headers, is_method, is_path};
 pub(super) use hearing::{Heard, Told};

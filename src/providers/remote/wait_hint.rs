@@ -2,7 +2,9 @@
 
 use std::time::{Duration, SystemTime};
 
-use reqwest::header::HeaderMap;
+use reqwest::header::{DATE, HeaderMap};
+
+use crate::domain::{Clock as _, SystemClock};
 
 /// The longest wait that is believed.
 const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
@@ -19,8 +21,11 @@ const BUDGETS: &[(&str, &str)] = &[
 
 /// The wait that the headers of an answer ask for: `retry-after-ms`, `retry-after` in seconds or as
 /// a date, the same as a gateway passes it on, or the time at which a spent budget is whole again.
-pub(super) fn wait_hint(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
+pub(super) fn wait_hint(headers: &HeaderMap) -> Option<Duration> {
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim);
+    // On the server's own clock where it tells the time.
+    let date = text(DATE.as_str()).and_then(|date| httpdate::parse_http_date(date).ok());
+    let now = date.unwrap_or_else(present);
     let millis = || seconds(text("retry-after-ms")?).map(|hint| hint / 1_000);
     let given = |name: &str| text(name).and_then(|text| delay(text, now));
     let spent = BUDGETS.iter().filter(|(left, _)| text(left) == Some("0"));
@@ -30,6 +35,11 @@ pub(super) fn wait_hint(headers: &HeaderMap, now: SystemTime) -> Option<Duration
         .or_else(|| given("llm_provider-retry-after"))
         .or_else(budgets)
         .map(|hint| hint.min(LONGEST))
+}
+
+fn present() -> SystemTime {
+    let micros = u64::try_from(SystemClock.now().as_micros()).unwrap_or(0);
+    SystemTime::UNIX_EPOCH + Duration::from_micros(micros)
 }
 
 /// Seconds, a span such as `6m0s`, or a date of either kind.
@@ -54,9 +64,9 @@ mod tests {
         let header = |(name, value): &(&'static str, &'static str)| {
             (HeaderName::from_static(name), HeaderValue::from_static(value))
         };
-        let headers = headers.iter().map(header).collect();
-        let now = httpdate::parse_http_date("Fri, 20 Nov 2026 04:40:00 GMT").unwrap();
-        wait_hint(&headers, now).map(|hint| hint.as_secs_f64())
+        let date = ("date", "Fri, 20 Nov 2026 04:40:00 GMT");
+        let headers = headers.iter().chain([&date]).map(header).collect();
+        wait_hint(&headers).map(|hint| hint.as_secs_f64())
     }
 
     #[test]
@@ -88,7 +98,7 @@ mod tests {
         for nonsense in ["soon", "-1", "NaN", "1e999", ""] {
             let value = HeaderValue::from_static(nonsense);
             let headers = HeaderMap::from_iter([(reqwest::header::RETRY_AFTER, value)]);
-            assert_eq!(wait_hint(&headers, SystemTime::now()), None, "{nonsense}");
+            assert_eq!(wait_hint(&headers), None, "{nonsense}");
         }
         assert_eq!(hint(&[("retry-after", "999999999")]), Some(86_400.0));
     }

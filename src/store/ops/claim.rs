@@ -13,7 +13,7 @@ use async_trait::async_trait;
 
 use super::share::{AT_ONCE, Offer, hand_out};
 use super::{Operation, Phase};
-use crate::domain::{Handle, Lease, ProviderName, Spec, Wait, WorkerId};
+use crate::domain::{Admission, ExecutionId, Handle, Lease, ProviderName, Spec, Wait, WorkerId};
 use crate::store::batch::{Batch, Needs};
 use crate::store::{BackendError, Lane};
 
@@ -65,6 +65,8 @@ pub struct Claimed {
     pub handle: Option<Handle>,
     /// Whether it is claimed only to be stopped at its provider.
     pub cancel_requested: bool,
+    /// Whether it was let through a gate that is not open, to see whether it may be.
+    pub probe: bool,
 }
 
 /// What a claim got.
@@ -129,9 +131,14 @@ impl Operation for Claim {
             .into_values()
             .filter_map(|(place, wanted)| {
                 let provider = batch.provider(&wanted.provider)?;
-                let provider = Some(provider).filter(|known| known.pause.is_none())?;
+                let load = *loads.get(&wanted.provider)?;
                 let limit = provider.effective().max_concurrent;
-                let offer = Offer::new(*loads.get(&wanted.provider)?, limit, &wanted, place);
+                let limit = match provider.admits(batch.now()) {
+                    Admission::All => limit,
+                    Admission::Probe => limit.min(load.running + 1),
+                    Admission::Nothing => return None,
+                };
+                let offer = Offer::new(load, limit, &wanted, place);
                 Some((wanted.provider, offer))
             })
             .collect();
@@ -149,7 +156,8 @@ impl Operation for Claim {
             }
             let before = record.clone();
             let (lease, charged) = batch.claim(record, self.worker, self.lease);
-            taken.push((lease, before, charged));
+            let probe = note_probe(batch, &before.provider, lease.id);
+            taken.push((lease, before, charged, probe));
         }
         end_shortages(batch, &offers, self.worker);
         let full = mark_waiting(batch, &offers).await?;
@@ -163,7 +171,7 @@ impl Operation for Claim {
         let ids: Vec<_> = taken.iter().map(|(lease, ..)| lease.id).collect();
         let mut specs: HashMap<_, _> =
             batch.specs(&ids).await?.into_iter().map(|spec| (spec.id, Arc::new(spec))).collect();
-        report.claimed.extend(taken.into_iter().filter_map(|(lease, before, charged)| {
+        report.claimed.extend(taken.into_iter().filter_map(|(lease, before, charged, probe)| {
             Some(Claimed {
                 spec: specs.remove(&lease.id)?,
                 attempt: before.attempts + 1,
@@ -172,6 +180,7 @@ impl Operation for Claim {
                 interrupted: before.interrupted,
                 handle: before.handle,
                 cancel_requested: before.cancel_requested_at.is_some(),
+                probe,
                 lease,
             })
         }));
@@ -213,6 +222,15 @@ impl Claim {
         }
         once
     }
+}
+
+/// Notes that an execution was let through a gate that is not open; whether it was.
+fn note_probe(batch: &mut Batch<'_>, provider: &ProviderName, id: ExecutionId) -> bool {
+    let probed = batch.provider(provider).filter(|known| known.health.closure().is_some());
+    let Some(mut record) = probed.cloned() else { return false };
+    record.health.probed_by(id, batch.now());
+    batch.touch_provider(record);
+    true
 }
 
 /// Where something was taken, the machine of whoever took it has room.

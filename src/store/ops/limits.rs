@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use async_trait::async_trait;
 
 use super::{Operation, Phase};
-use crate::domain::{Change, LimitUpdate, Limits, Pause, ProviderName, Timestamp};
+use crate::domain::{Change, Health, LimitUpdate, Limits, Pause, ProviderName, Timestamp};
 use crate::store::batch::{Batch, Needs};
 use crate::store::{BackendError, ProviderRow};
 
@@ -175,12 +175,13 @@ impl Operation for SetGate {
             }
             GateChange::Resume { reason } => (None, Change::Resumed { reason }),
         };
-        if record.pause == pause {
+        if record.pause == pause && (pause.is_some() || record.health.closure().is_none()) {
             return Ok(false);
         }
         record.pause = pause;
         // The newest entry says all there is to say of a gate.
         record.shortage = None;
+        record.health = Health::default();
         batch.put_provider(record, entry);
         Ok(true)
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::{Operation, Phase};
-use crate::domain::{Ending, ExecutionId, Fenced, Lease};
+use crate::domain::{Ending, ExecutionId, Fenced, Heard, Lease, ProviderName, Signal};
 use crate::store::batch::{Batch, Needs};
 use crate::store::{BackendError, Lane};
 
@@ -17,6 +17,8 @@ pub struct Settlement {
     pub lease: Lease,
     /// How.
     pub ending: Ending,
+    /// What that says of its provider, where it may move the provider's gate.
+    pub signal: Option<(ProviderName, Signal)>,
 }
 
 #[async_trait]
@@ -31,6 +33,7 @@ impl Operation for Settlement {
 
     fn needs<'a>(&'a self, needs: &mut Needs<'a>) {
         needs.records.insert(self.lease.id);
+        needs.providers.extend(self.signal.iter().map(|(provider, _)| provider.clone()));
     }
 
     async fn apply(&self, batch: &mut Batch<'_>) -> Result<Self::Answer, BackendError> {
@@ -42,11 +45,29 @@ impl Operation for Settlement {
         {
             batch.put_output(self.lease.id, Arc::clone(output));
         }
+        if settled.is_ok() {
+            self.tell_the_gate(batch);
+        }
         Ok(settled)
     }
 }
 
 impl Settlement {
+    /// An ending that says nothing of its provider.
+    pub fn new(lease: Lease, ending: Ending) -> Self {
+        Self { lease, ending, signal: None }
+    }
+
+    fn tell_the_gate(&self, batch: &mut Batch<'_>) {
+        let Some((name, signal)) = &self.signal else { return };
+        let Some(mut provider) = batch.provider(name).cloned() else { return };
+        match provider.hear(self.lease.id, signal, batch.now()) {
+            Heard::Changed(change) => batch.put_provider(provider, change),
+            Heard::Noted => batch.touch_provider(provider),
+            Heard::Nothing => {}
+        }
+    }
+
     fn output(&self) -> Option<&Arc<str>> {
         match &self.ending {
             Ending::Succeeded { output, .. } => Some(output),

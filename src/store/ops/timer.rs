@@ -31,7 +31,7 @@ pub struct Advanced {
     pub expired: u32,
     /// Executions taken back from workers that fell silent.
     pub reclaimed: Vec<(ExecutionId, ProviderName)>,
-    /// Providers whose pause was over.
+    /// Providers whose pause was over, or whose gate is to be tried again.
     pub resumed: Vec<ProviderName>,
     /// Whether more is due already.
     pub more: bool,
@@ -50,11 +50,15 @@ impl Operation for Advance {
     async fn apply(&self, batch: &mut Batch<'_>) -> Result<Self::Answer, BackendError> {
         let now = batch.now();
         let mut advanced = Advanced::default();
-        for mut provider in batch.pauses_over().await? {
-            provider.pause = None;
-            advanced.resumed.push(provider.name.clone());
-            let reason = "the pause is over".to_owned();
-            batch.put_provider(provider, Change::Resumed { reason });
+        for mut provider in batch.gates_due().await? {
+            let change = match provider.pause.take() {
+                Some(_) => Some(Change::Resumed { reason: "the pause is over".to_owned() }),
+                None => provider.health.try_again(),
+            };
+            if let Some(change) = change {
+                advanced.resumed.push(provider.name.clone());
+                batch.put_provider(provider, change);
+            }
         }
         let mut due = batch.due(now - self.grace, AT_ONCE).await?;
         // Logged in the order of the ids, whatever order the database found them in.

@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use crate::domain::{Handle, ProviderRecord, Record, Timestamp};
 use crate::store::codec::{
-    Columns, Options, corrupt, json, kind_number, on_lost_number, state_number, wait_number,
+    Columns, Options, corrupt, health, json, kind_number, on_lost_number, state_number, wait_number,
 };
 use crate::store::{BackendError, Logged, NewExecution};
 
@@ -41,6 +41,7 @@ macro_rules! is_claimable {
     () => {
         "name = ANY ($1)
       AND NOT paused
+      AND closed_until IS NULL
       AND EXISTS (SELECT 1 FROM records WHERE ready AND provider = name)
       AND (EXISTS (SELECT 1 FROM records WHERE ready AND wait = 0 AND provider = name)
            OR coalesce(overriding_max, declared_max) > (
@@ -148,6 +149,8 @@ pub(super) struct ProviderColumns<'a> {
     pub(super) limits_revision: Vec<i64>,
     pub(super) gate_revision: Vec<i64>,
     pub(super) shortage: Vec<Option<String>>,
+    pub(super) health: Vec<Option<String>>,
+    pub(super) closed_until: Vec<Option<i64>>,
 }
 
 impl<'a> ProviderColumns<'a> {
@@ -164,6 +167,9 @@ impl<'a> ProviderColumns<'a> {
             columns.limits_revision.push(record.limits_revision);
             columns.gate_revision.push(record.gate_revision);
             columns.shortage.push(record.shortage.as_ref().map(json).transpose()?);
+            columns.health.push(health(&record.health)?);
+            let closed_until = record.health.closed_until();
+            columns.closed_until.push(closed_until.map(Timestamp::as_micros));
         }
         Ok(columns)
     }

@@ -110,7 +110,7 @@ pub(super) const NEXT_DUE: &str = "
          ORDER BY queue_deadline
          LIMIT 1)
         UNION ALL
-        SELECT min(pause_until) FROM providers WHERE paused
+        SELECT min(coalesce(pause_until, closed_until)) FROM providers
     ) AS next";
 
 pub(super) const PROVIDERS: &str = concat!(
@@ -133,12 +133,11 @@ pub(super) const CLAIMABLE: &str = concat!(
     " ORDER BY name FOR UPDATE SKIP LOCKED"
 );
 
-pub(super) const PAUSES_OVER: &str = concat!(
+pub(super) const GATES_DUE: &str = concat!(
     "SELECT ",
     provider_columns!(),
     " FROM providers
-    WHERE paused
-      AND pause_until <= $1
+    WHERE coalesce(pause_until, closed_until) <= $1
     ORDER BY name
     FOR UPDATE SKIP LOCKED"
 );
@@ -222,7 +221,7 @@ pub(super) const CREATE_PROVIDERS: &str = concat!(
     provider_columns!(),
     ") SELECT *
     FROM unnest($1::text[], $2::integer[], $3::integer[], $4::boolean[], $5::text[], $6::bigint[],
-                $7::bigint[], $8::bigint[], $9::text[]) AS new (name)
+                $7::bigint[], $8::bigint[], $9::text[], $10::text[], $11::bigint[]) AS new (name)
     ORDER BY name
     ON CONFLICT (name) DO NOTHING"
 );
@@ -236,11 +235,13 @@ pub(super) const PUT_PROVIDERS: &str = "
         pause_until = new.pause_until,
         limits_revision = new.limits_revision,
         gate_revision = new.gate_revision,
-        shortage = new.shortage
+        shortage = new.shortage,
+        health = new.health,
+        closed_until = new.closed_until
     FROM unnest($1::text[], $2::integer[], $3::integer[], $4::boolean[], $5::text[], $6::bigint[],
-                $7::bigint[], $8::bigint[], $9::text[])
+                $7::bigint[], $8::bigint[], $9::text[], $10::text[], $11::bigint[])
         AS new (name, declared_max, overriding_max, paused, pause_reason, pause_until,
-                limits_revision, gate_revision, shortage)
+                limits_revision, gate_revision, shortage, health, closed_until)
     WHERE providers.name = new.name";
 
 pub(super) const ADD_USAGE: &str = "

@@ -126,6 +126,8 @@ fn bind_providers<'q>(
         .bind(columns.limits_revision)
         .bind(columns.gate_revision)
         .bind(columns.shortage)
+        .bind(columns.health)
+        .bind(columns.closed_until)
 }
 
 #[async_trait]
@@ -152,9 +154,9 @@ impl Transaction for PgTransaction {
         self.providers_of("lock providers to claim from", query).await
     }
 
-    async fn pauses_over(&mut self, now: Timestamp) -> Result<Vec<ProviderRecord>> {
-        let query = sqlx::query(sql::PAUSES_OVER).bind(now.as_micros());
-        self.providers_of("look for pauses that are over", query).await
+    async fn gates_due(&mut self, now: Timestamp) -> Result<Vec<ProviderRecord>> {
+        let query = sqlx::query(sql::GATES_DUE).bind(now.as_micros());
+        self.providers_of("look for gates to be tried", query).await
     }
 
     async fn loads(&mut self, wanted: &[ProviderName]) -> Result<BTreeMap<ProviderName, Load>> {

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use crate::domain::{ProviderRecord, Record};
 use crate::store::codec::{
-    Columns, Options, corrupt, json, kind_number, on_lost_number, state_number, wait_number,
+    Columns, Options, corrupt, health, json, kind_number, on_lost_number, state_number, wait_number,
 };
 use crate::store::{BackendError, Logged, NewExecution, WorkerRow};
 
@@ -96,6 +96,8 @@ pub(super) fn provider_row(record: &ProviderRecord) -> Result<impl Serialize + '
         record.limits_revision,
         record.gate_revision,
         record.shortage.as_ref().map(json).transpose()?,
+        health(&record.health)?,
+        record.health.closed_until(),
     ))
 }
 

@@ -140,7 +140,7 @@ const NEXT_DUE: &str = "
         UNION ALL
         SELECT min(queue_deadline) FROM records WHERE queue_deadline IS NOT NULL
         UNION ALL
-        SELECT min(pause_until) FROM providers WHERE paused = 1
+        SELECT min(coalesce(pause_until, closed_until)) FROM providers
     )";
 
 const PROVIDERS: &str = concat!(
@@ -151,12 +151,11 @@ const PROVIDERS: &str = concat!(
     ORDER BY name"
 );
 
-const PAUSES_OVER: &str = concat!(
+const GATES_DUE: &str = concat!(
     "SELECT ",
     provider_columns!(),
     " FROM providers
-    WHERE paused = 1
-      AND pause_until <= ?1 ->> 0
+    WHERE coalesce(pause_until, closed_until) <= ?1 ->> 0
     ORDER BY name"
 );
 
@@ -231,7 +230,7 @@ const CREATE_PROVIDERS: &str = concat!(
     provider_columns!(),
     ") SELECT
         value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6,
-        value ->> 7, value ->> 8
+        value ->> 7, value ->> 8, value ->> 9, value ->> 10
     FROM json_each(?1)"
 );
 
@@ -240,7 +239,7 @@ const PUT_PROVIDERS: &str = concat!(
     provider_columns!(),
     ") SELECT
         value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6,
-        value ->> 7, value ->> 8
+        value ->> 7, value ->> 8, value ->> 9, value ->> 10
     FROM json_each(?1)"
 );
 
@@ -300,8 +299,8 @@ impl Transaction for SqliteTransaction {
         rows.iter().map(codec::provider).collect()
     }
 
-    async fn pauses_over(&mut self, now: Timestamp) -> Result<Vec<ProviderRecord>> {
-        let rows = self.rows("look for pauses that are over", PAUSES_OVER, &[now]).await?;
+    async fn gates_due(&mut self, now: Timestamp) -> Result<Vec<ProviderRecord>> {
+        let rows = self.rows("look for gates to be tried", GATES_DUE, &[now]).await?;
         rows.iter().map(codec::provider).collect()
     }
 

@@ -16,6 +16,7 @@ fn input() -> Value {
     json!({ "model": "m", "input": "hi", "background": true })
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "calls read better without a `&`")]
 fn response(status: &str, more: Value) -> Reply {
     let mut response = json!({
         "id": "resp_1", "object": "response", "status": status, "background": true,
@@ -149,7 +150,10 @@ async fn a_response_that_failed_is_what_it_says() {
     assert_eq!(first.code(), ErrorCode::RateLimited);
 
     replay.on(ASK, response("cancelled", json!({})));
-    gate.run(input()).await.failed(ErrorCode::Permanent, "cancelled at the provider");
+    let ended = gate.run(input()).await;
+    assert_eq!(ended.state(), ExecutionState::Cancelled);
+    let error = ended.execution.error.unwrap();
+    assert!(error.message.contains("cancelled at the provider"), "{error:?}");
     replay.on(ASK, refusal(404, "not_found_error"));
     gate.run(input()).await.failed(ErrorCode::Transient, "does not know the response");
     replay.on(ASK, refusal(401, "authentication_error"));

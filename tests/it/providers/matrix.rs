@@ -39,7 +39,8 @@ impl Gate {
 
     /// With a provider of this kind and this setting.
     pub(super) fn at(kind: &str, setting: &str) -> Self {
-        let toml = format!("[providers.{NAME}]\nkind = {kind:?}\n{setting}\n");
+        // Failures are on purpose here, and are to be tried again at once.
+        let toml = format!("[providers.{NAME}]\nkind = {kind:?}\ngate_failures = 0\n{setting}\n");
         Self { config: Config::new().env("MATRIX_KEY", KEY), toml }
     }
 

@@ -78,10 +78,11 @@ pub(super) async fn aimock_answers(spoken: &Spoken) {
 }
 
 pub(super) async fn aimock_says_wait(spoken: &Spoken) {
-    let gate = Gate::real(spoken.kind, providers::aimock().await, spoken.base).start().await;
     for (text, says) in
         [("fail-429", "slow down"), ("fail-503", "unavailable"), ("fail-529", "overloaded")]
     {
+        // One of its own for each: the gate stays closed longer every time.
+        let gate = Gate::real(spoken.kind, providers::aimock().await, spoken.base).start().await;
         let id = gate.submit((spoken.input)(text, 50)).await;
         let attempts = eventually("a second attempt", async || {
             let attempts = gate.server.get(&id).await.attempts;

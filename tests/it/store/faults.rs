@@ -224,8 +224,8 @@ impl Transaction for FaultyTransaction {
         self.inner.lock_providers(names).await
     }
 
-    async fn pauses_over(&mut self, now: Timestamp) -> Result<Vec<ProviderRecord>> {
-        self.inner.pauses_over(now).await
+    async fn gates_due(&mut self, now: Timestamp) -> Result<Vec<ProviderRecord>> {
+        self.inner.gates_due(now).await
     }
 
     async fn loads(&mut self, names: &[ProviderName]) -> Result<BTreeMap<ProviderName, Load>> {

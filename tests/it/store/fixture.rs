@@ -182,7 +182,7 @@ impl TestStore {
     }
 
     pub(crate) async fn settle(&self, lease: &Lease, ending: Ending) -> Result<(), Fenced> {
-        self.store.settle(Settlement { lease: lease.clone(), ending }).await.unwrap()
+        self.store.settle(Settlement::new(lease.clone(), ending)).await.unwrap()
     }
 
     pub(crate) async fn succeed(&self, lease: &Lease) {

@@ -259,7 +259,7 @@ impl World {
                 })
             }
             Op::Settle { lease: index, ending } => {
-                Call::Settle(Settlement { lease: lease(index), ending: ending.clone() })
+                Call::Settle(Settlement::new(lease(index), ending.clone()))
             }
             Op::Renew { leases } => Call::Renew(leases.iter().map(lease).collect()),
             Op::Output { lease: index, chunks } => {

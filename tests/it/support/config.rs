@@ -34,11 +34,13 @@ impl Config {
         Self { db, toml: String::new(), modules: None, env: Vec::new(), pooler: None }
     }
 
-    /// A simulated provider and its declared limit.
+    /// A simulated provider and its declared limit. Its failures, which are on purpose, do not close its
+    /// gate.
     pub(crate) fn simulated(mut self, name: &str, max_concurrent: u32) -> Self {
         let _ = writeln!(
             self.toml,
-            "[providers.{name}]\nkind = \"simulated\"\nmax_concurrent = {max_concurrent}\n"
+            "[providers.{name}]\nkind = \"simulated\"\nmax_concurrent = {max_concurrent}\n\
+             gate_failures = 0\n"
         );
         self
     }

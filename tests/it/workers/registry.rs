@@ -160,7 +160,7 @@ async fn a_result_that_comes_after_the_lease_was_lost_is_refused_counted_and_sho
     let again = elsewhere.claim(other).await.unwrap().claimed.remove(0);
     assert_eq!((again.lease.id, again.attempt, again.interrupted), (id, 2, true));
     let ending = Ending::Succeeded { output: "2".into(), usage: None };
-    elsewhere.settle(Settlement { lease: again.lease, ending }).await.unwrap().unwrap();
+    elsewhere.settle(Settlement::new(again.lease, ending)).await.unwrap().unwrap();
 
     held.let_go(1);
     held.runs(0).await;

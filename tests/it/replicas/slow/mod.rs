@@ -54,7 +54,7 @@ async fn near_and_far() -> (TestStore, Store, SlowLink) {
     near.submit_with("p", |_| {}).await;
     let claimed = far.claim(near.claim_of(&[("p", 1)])).await.unwrap().claimed;
     let lease = claimed[0].lease.clone();
-    far.settle(Settlement { lease, ending: succeeded("{}") }).await.unwrap().unwrap();
+    far.settle(Settlement::new(lease, succeeded("{}"))).await.unwrap().unwrap();
     (near, far, link)
 }
 
@@ -105,7 +105,7 @@ async fn a_settlement_under_way_and_a_reclaim_never_both_count() {
         link.takes(FAR);
         let settling = tokio::spawn({
             let far = far.clone();
-            async move { far.settle(Settlement { lease, ending: succeeded("{}") }).await.unwrap() }
+            async move { far.settle(Settlement::new(lease, succeeded("{}"))).await.unwrap() }
         });
         tokio::time::sleep(STEP * step).await;
         near.store.advance(GRACE).await.unwrap();

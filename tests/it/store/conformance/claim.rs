@@ -127,7 +127,7 @@ pub(crate) async fn a_settlement_and_a_claim_at_once_reuse_the_room(t: &TestStor
     let submitted = t.submit_plain("p", 2).await;
     let lease = t.claim_one("p").await;
     let claim = t.store.claim(t.claim_of(&[("p", 1)]));
-    let settle = t.store.settle(Settlement { lease, ending: succeeded("{}") });
+    let settle = t.store.settle(Settlement::new(lease, succeeded("{}")));
     let (report, settled) = join(claim, settle).await;
     settled.unwrap().unwrap();
     let mut claimed = report.unwrap().claimed;

@@ -50,7 +50,7 @@ pub(crate) async fn an_attempt_after_a_failure_begins_anew(t: &TestStore) {
     let id = t.submit_with("p", |_| {}).await;
     let lease = t.claim_one("p").await;
     attach(t, &lease, "r1").await;
-    t.settle(&lease, retry(SECOND * 0)).await.unwrap();
+    t.settle(&lease, retry(std::time::Duration::ZERO)).await.unwrap();
     let (lease, known, _) = claim_with_handle(t).await;
     assert_eq!(known, None);
     attach(t, &lease, "r2").await;
