@@ -16,6 +16,8 @@ pub const PROBE_PAUSE: Duration = Duration::from_secs(5);
 /// How long the gate stays closed when the provider does not say how long: doubled for every time
 /// that a probe finds it no better.
 const RATE_LIMIT_PAUSE: Duration = Duration::from_secs(1);
+/// The least, doubled likewise, where it says that no time at all is enough.
+const LEAST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_RATE_LIMIT_PAUSE: Duration = Duration::from_secs(60);
 const LONGEST_FAILURE_PAUSE: Duration = Duration::from_secs(10 * 60);
 
@@ -84,8 +86,12 @@ pub struct Closure {
     times: u32,
     /// Whether `until` is over.
     probing: bool,
-    /// The newest execution that was let through to see, and when.
-    probe: Option<(ExecutionId, Timestamp)>,
+    /// The executions that were let through to see and have not told yet, the newest last.
+    #[serde(default)]
+    probes: Vec<ExecutionId>,
+    /// When the newest was.
+    #[serde(default)]
+    probed_at: Option<Timestamp>,
 }
 
 /// What closes a gate.
@@ -126,8 +132,8 @@ impl Health {
         match &self.closure {
             None => Admission::All,
             Some(closure) if !closure.probing => Admission::Nothing,
-            Some(closure) => match closure.probe {
-                Some((_, at)) if now < at + PROBE_PAUSE => Admission::Nothing,
+            Some(closure) => match closure.probed_at {
+                Some(at) if now < at + PROBE_PAUSE => Admission::Nothing,
                 Some(_) | None => Admission::Probe,
             },
         }
@@ -156,18 +162,33 @@ impl Health {
         Some(Change::GateProbing { cause, reason: message })
     }
 
+    /// A pause is over: what closed the gate before, or meanwhile, still holds. Those that were let
+    /// through to see are not waited for any more.
+    pub fn resume(&mut self, now: Timestamp) -> Option<Change> {
+        let closure = self.closure.as_mut()?;
+        closure.until = closure.until.max(now);
+        closure.probing = false;
+        closure.probes.clear();
+        closure.probed_at = None;
+        let Closure { cause, until, message, .. } = closure.clone();
+        Some(Change::GateClosed { cause, until, reason: message })
+    }
+
     /// Notes that this execution was let through to see.
     pub fn probed_by(&mut self, execution: ExecutionId, now: Timestamp) {
         if let Some(closure) = &mut self.closure {
-            closure.probe = Some((execution, now));
+            if closure.probes.len() >= MOST_PROBES {
+                closure.probes.remove(0);
+            }
+            closure.probes.push(execution);
+            closure.probed_at = Some(now);
         }
     }
 
     /// Takes in what an attempt at `execution` found.
     pub fn hear(&mut self, execution: ExecutionId, signal: &Signal, now: Timestamp) -> Heard {
         let closure = self.closure.as_ref();
-        let probe = closure.and_then(|closure| closure.probe);
-        let is_probe = probe.is_some_and(|(probe, _)| probe == execution);
+        let is_probe = closure.is_some_and(|closure| closure.probes.contains(&execution));
         let limited = closure.is_some_and(|closure| closure.cause == ClosedBy::RateLimit);
         match signal {
             Signal::Answered if is_probe => {
@@ -176,15 +197,23 @@ impl Health {
             }
             Signal::Unseen if is_probe => {
                 if let Some(closure) = &mut self.closure {
-                    closure.probe = None;
+                    if closure.probes.last() == Some(&execution) {
+                        closure.probed_at = None;
+                    }
+                    closure.probes.retain(|probe| *probe != execution);
                 }
                 Heard::Noted
             }
             Signal::Answered | Signal::Unseen => Heard::Nothing,
             Signal::RateLimited { retry_after, message } => {
                 let times = self.times(is_probe);
-                let pause = retry_after
-                    .unwrap_or_else(|| doubled(RATE_LIMIT_PAUSE, times, LONGEST_RATE_LIMIT_PAUSE));
+                let doubled = |pause| doubled(pause, times, LONGEST_RATE_LIMIT_PAUSE);
+                let pause = match *retry_after {
+                    None => doubled(RATE_LIMIT_PAUSE),
+                    // That one may come back at once is believed less every time.
+                    Some(stated) if stated < RATE_LIMIT_PAUSE => stated.max(doubled(LEAST_PAUSE)),
+                    Some(stated) => stated,
+                };
                 // What was on its way when the gate closed says the same once more; only a later
                 // time is news.
                 let known = self.closed_until();
@@ -214,7 +243,8 @@ impl Health {
                     return Heard::Noted;
                 }
                 let count = self.failures.len();
-                let message = format!("{count} failures in a row, the last: {message}");
+                let window = breaker.window.as_secs_f64();
+                let message = format!("{count} failures within {window} s, the last: {message}");
                 Heard::Changed(self.close(ClosedBy::Failures, &message, now + breaker.pause, 0))
             }
         }
@@ -229,12 +259,22 @@ impl Health {
     fn close(&mut self, cause: ClosedBy, message: &str, until: Timestamp, times: u32) -> Change {
         let message = message.chars().take(MESSAGE_CHARS).collect::<String>();
         let reason = message.clone();
-        let closure = Closure { cause, message, until, times, probing: false, probe: None };
+        let closure = Closure {
+            cause,
+            message,
+            until,
+            times,
+            probing: false,
+            probes: Vec::new(),
+            probed_at: None,
+        };
         *self = Self { failures: Vec::new(), closure: Some(closure) };
         Change::GateClosed { cause, until, reason }
     }
 }
 
+/// How many of those that were let through to see are remembered.
+const MOST_PROBES: usize = 64;
 /// How much of a provider's words is kept with its gate.
 const MESSAGE_CHARS: usize = 300;
 
@@ -292,6 +332,44 @@ mod tests {
         health.probed_by(probe, later);
         assert!(matches!(health.hear(probe, &Signal::Answered, later), Heard::Changed(_)));
         assert!(health.is_blank());
+    }
+
+    #[test]
+    fn every_probe_that_is_out_may_open_the_gate() {
+        let (mut health, id) = (Health::default(), ExecutionId::new());
+        health.hear(id, &limited(Some(2)), now());
+        health.try_again();
+        let probes = [ExecutionId::new(), ExecutionId::new(), ExecutionId::new()];
+        for (probe, at) in probes.iter().zip([0, 5, 10]) {
+            health.probed_by(*probe, now() + SECOND * at);
+        }
+        assert_eq!(health.hear(id, &Signal::Answered, now()), Heard::Nothing);
+        assert!(matches!(health.hear(probes[0], &Signal::Answered, now()), Heard::Changed(_)));
+        assert!(health.is_blank());
+    }
+
+    #[test]
+    fn who_may_come_back_at_once_is_believed_less_every_time() {
+        let (mut health, id) = (Health::default(), ExecutionId::new());
+        let mut at = now();
+        for millis in [100, 200, 400, 800, 1_600] {
+            health.hear(id, &limited(Some(0)), at);
+            assert_eq!(health.closed_until(), Some(at + Duration::from_millis(millis)));
+            at = at + Duration::from_millis(millis);
+            health.try_again();
+            health.probed_by(id, at);
+        }
+    }
+
+    #[test]
+    fn a_pause_does_not_shorten_the_stated_time() {
+        let (mut health, id) = (Health::default(), ExecutionId::new());
+        assert_eq!(health.resume(now()), None);
+        health.hear(id, &limited(Some(60)), now());
+        assert!(health.resume(now() + SECOND).is_some());
+        assert_eq!(health.closed_until(), Some(now() + SECOND * 60));
+        assert!(health.resume(now() + SECOND * 90).is_some());
+        assert_eq!(health.closed_until(), Some(now() + SECOND * 90));
     }
 
     #[test]
@@ -360,6 +438,7 @@ mod tests {
                 if let Some(until) = health.closed_until() {
                     prop_assert_eq!(health.admits(at), Admission::Nothing);
                     prop_assert!(until.since(at) <= SECOND * 600);
+                    prop_assert!(until > at);
                 }
             }
         }

@@ -87,6 +87,20 @@ pub struct Usage {
     pub output_tokens: i64,
 }
 
+impl Usage {
+    /// More than any attempt consumes; what is told above that, or below nothing, is not believed.
+    const MOST: i64 = 1 << 40;
+
+    /// What a provider told, within what can be true: its word must not spoil the sums.
+    pub fn believed(self) -> Self {
+        let believed = |tokens: i64| tokens.clamp(0, Self::MOST);
+        Self {
+            input_tokens: believed(self.input_tokens),
+            output_tokens: believed(self.output_tokens),
+        }
+    }
+}
+
 impl AddAssign for Usage {
     fn add_assign(&mut self, other: Self) {
         self.input_tokens = self.input_tokens.saturating_add(other.input_tokens);

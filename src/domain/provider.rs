@@ -118,7 +118,7 @@ pub struct ProviderRecord {
     pub pause: Option<Pause>,
     /// Set while ready work waits for a machine with room; never while paused.
     pub shortage: Option<Shortage>,
-    /// What is known of its health; blank while paused.
+    /// What is known of its health; nothing is added while it is paused.
     pub health: Health,
     /// The revision of the newest change to the limits.
     pub limits_revision: i64,

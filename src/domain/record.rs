@@ -159,6 +159,11 @@ impl Record {
         self.state == State::Pending && matches!(self.wait, Wait::None | Wait::Limit)
     }
 
+    /// Whether a claim takes it only to stop it where its work may go on.
+    pub fn is_to_be_stopped(&self) -> bool {
+        self.is_ready() && self.interrupted && self.cancel_requested_at.is_some()
+    }
+
     /// Takes a ready execution: pending to running.
     pub fn claim(&mut self, worker: WorkerId, now: Timestamp, lease: Duration) -> (Lease, Change) {
         debug_assert!(self.is_ready(), "only a ready execution is claimed");

@@ -9,9 +9,6 @@ use super::{ErrorCode, Failure, FailureKind};
 /// How many crashes an execution may cause before it is failed instead of tried again.
 pub const MAX_CRASHES: u32 = 3;
 
-/// The least time between two attempts of which the first was rate limited.
-const LEAST_RATE_LIMIT_DELAY: Duration = Duration::from_millis(100);
-
 /// How often, and how far apart, an execution is tried.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RetryPolicy {
@@ -51,23 +48,19 @@ impl RetryPolicy {
 
     /// How long to wait before the next attempt, or `None` if there is to be none.
     ///
-    /// `charged` counts the attempts that cost one, and `attempts` all of them, the failed one
-    /// included; `jitter` is uniform in `[0, 1)`.
+    /// `charged` counts the attempts that cost one, the failed one included; `jitter` is uniform in
+    /// `[0, 1)`.
     pub fn next_delay(
         &self,
         charged: u32,
-        attempts: u32,
         kind: FailureKind,
         failure: &Failure,
         jitter: f64,
     ) -> Option<Duration> {
         match kind {
             FailureKind::Cancelled => None,
-            FailureKind::RateLimited { retry_after } => {
-                // It costs no attempt, so every one of them makes the next wait longer.
-                let backoff = || self.backoff_bound(attempts).mul_f64(jitter);
-                Some(retry_after.unwrap_or_else(backoff).max(LEAST_RATE_LIMIT_DELAY))
-            }
+            // The provider's gate says when, for this one and all others.
+            FailureKind::RateLimited { .. } => Some(Duration::ZERO),
             FailureKind::Permanent if !self.retry_on.contains(&failure.code) => None,
             FailureKind::Permanent | FailureKind::Transient => {
                 (charged < self.max_attempts).then(|| self.backoff_bound(charged).mul_f64(jitter))
@@ -99,7 +92,7 @@ mod tests {
                 retry_on: vec![],
             };
             let delay = policy
-                .next_delay(charged, charged, FailureKind::Transient, &failure(), jitter)
+                .next_delay(charged, FailureKind::Transient, &failure(), jitter)
                 .expect("attempts are left");
             prop_assert!(delay <= policy.backoff_bound(charged));
             prop_assert!(delay <= Duration::from_millis(cap_ms));
@@ -109,25 +102,23 @@ mod tests {
     #[test]
     fn the_last_attempt_is_not_retried() {
         let policy = RetryPolicy { max_attempts: 2, ..RetryPolicy::default() };
-        assert!(policy.next_delay(1, 1, FailureKind::Transient, &failure(), 0.5).is_some());
-        assert!(policy.next_delay(2, 2, FailureKind::Transient, &failure(), 0.5).is_none());
+        assert!(policy.next_delay(1, FailureKind::Transient, &failure(), 0.5).is_some());
+        assert!(policy.next_delay(2, FailureKind::Transient, &failure(), 0.5).is_none());
     }
 
     #[test]
     fn a_permanent_failure_is_retried_only_when_the_policy_names_its_code() {
         let failure = Failure::new(ErrorCode::ModuleFailed, false, "exit 1");
         let mut policy = RetryPolicy::default();
-        assert!(policy.next_delay(1, 1, FailureKind::Permanent, &failure, 0.5).is_none());
+        assert!(policy.next_delay(1, FailureKind::Permanent, &failure, 0.5).is_none());
         policy.retry_on.push(ErrorCode::ModuleFailed);
-        assert!(policy.next_delay(1, 1, FailureKind::Permanent, &failure, 0.5).is_some());
+        assert!(policy.next_delay(1, FailureKind::Permanent, &failure, 0.5).is_some());
     }
 
     #[test]
-    fn a_rate_limited_attempt_waits_as_long_as_the_provider_said() {
+    fn a_rate_limited_attempt_is_left_to_the_gate_of_its_provider() {
         let kind = FailureKind::RateLimited { retry_after: Some(Duration::from_secs(7)) };
-        assert_eq!(
-            RetryPolicy::default().next_delay(99, 99, kind, &failure(), 0.1),
-            Some(Duration::from_secs(7))
-        );
+        let delay = RetryPolicy::default().next_delay(99, kind, &failure(), 0.1);
+        assert_eq!(delay, Some(Duration::ZERO));
     }
 }

@@ -82,7 +82,8 @@ impl Engine {
         } else {
             Outcome::NotBegun
         };
-        let signal = signal(&outcome, stop.reason());
+        let patient = spec.run_timeout >= configured.run_timeout;
+        let signal = signal(&outcome, stop.reason(), patient);
         let ending = ending(&claimed, outcome, stop.reason());
         let how = counted(&ending);
         self.0.active.work_over(&attempt.lease);
@@ -158,7 +159,7 @@ impl Engine {
     }
 
     /// What the provider's gate is to hear of an attempt. That it does its work is of interest only
-    /// from one that was let through to see; and failures count only while they are more than half of
+    /// from one that was let through to see; and failures count only while they are at least half of
     /// what is seen here, so that a busy provider's gate does not close over a few.
     fn worth_telling(
         &self,

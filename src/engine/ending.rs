@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::figures::Counted;
-use crate::domain::{Ending, ErrorCode, Failure, FailureKind};
+use crate::domain::{Ending, ErrorCode, Failure, FailureKind, OnLost, Usage};
 use crate::providers::{AttemptFailure, StopReason, Success};
 use crate::store::Claimed;
 
@@ -38,10 +38,16 @@ pub(super) enum Found {
 }
 
 /// What the outcome says of the provider; nothing if the attempt was stopped, or is the worker's own
-/// fault.
-pub(super) fn signal(outcome: &Outcome, reason: Option<StopReason>) -> Option<Found> {
+/// fault. `patient` says whether it was given as much time as the provider is configured with: that a
+/// client's own, shorter one passed is not the provider's fault.
+pub(super) fn signal(
+    outcome: &Outcome,
+    reason: Option<StopReason>,
+    patient: bool,
+) -> Option<Found> {
     let failed = match (outcome, reason) {
         (Outcome::Returned(Ok(_)), _) => return Some(Found::Answered),
+        (_, Some(StopReason::TimedOut)) if !patient => return None,
         (Outcome::Dropped { .. }, Some(StopReason::TimedOut)) => {
             return Some(Found::Failed { message: "timed out".to_owned() });
         }
@@ -100,6 +106,7 @@ pub(super) fn ending(claimed: &Claimed, outcome: Outcome, reason: Option<StopRea
 
 fn succeeded(success: Success) -> Ending {
     let Success { output, usage } = success;
+    let usage = usage.map(Usage::believed);
     match json_text(&output) {
         Ok(output) => Ending::Succeeded { output, usage },
         Err(failure) => Ending::Failed { failure, output: None, usage },
@@ -108,6 +115,7 @@ fn succeeded(success: Success) -> Ending {
 
 fn cancelled(failed: AttemptFailure) -> Ending {
     let AttemptFailure { failure, output, usage, .. } = failed;
+    let usage = usage.map(Usage::believed);
     let message = failure.message;
     let failure = Failure { code: ErrorCode::Cancelled, retryable: false, message, ..failure };
     Ending::Cancelled { failure, output: kept(output.as_ref()), usage }
@@ -115,14 +123,20 @@ fn cancelled(failed: AttemptFailure) -> Ending {
 
 fn failed_or_retry(claimed: &Claimed, failed: AttemptFailure) -> Ending {
     let AttemptFailure { kind, failure, output, usage } = failed;
+    let usage = usage.map(Usage::believed);
     if failure.code == ErrorCode::Crashed {
         return Ending::Crashed { failure };
     }
     if kind == FailureKind::Cancelled {
         return Ending::Cancelled { failure, output: kept(output.as_ref()), usage };
     }
+    // Stopped for want of time, but perhaps not at its provider: another attempt might do it twice.
+    let may_run_on = failure.details.as_ref().is_some_and(|it| it.get("may_run_on").is_some());
+    if may_run_on && claimed.spec.on_lost == OnLost::Fail {
+        return Ending::Failed { failure, output: kept(output.as_ref()), usage };
+    }
     let jitter = rand::random::<f64>();
-    match claimed.spec.retry.next_delay(claimed.charged, claimed.attempt, kind, &failure, jitter) {
+    match claimed.spec.retry.next_delay(claimed.charged, kind, &failure, jitter) {
         Some(delay) => {
             let charged = !matches!(kind, FailureKind::RateLimited { .. });
             Ending::Retry { failure, delay, charged, usage }

@@ -16,7 +16,7 @@ use super::Engine;
 use super::lease::{next_pause, passed};
 use crate::domain::{Chunk, Fenced, Handle, Lease};
 use crate::providers::{Keeper, LeaseLost, OutputChunk};
-use crate::store::{Claimed, StoreError};
+use crate::store::{Claimed, StoreError, with_sources};
 
 /// Output is put together up to this long and this large before it is stored. The first piece after
 /// a pause of that length is stored at once.
@@ -113,7 +113,8 @@ impl Engine {
                 }
                 Err(StoreError::Closed) => return false,
                 Err(error) => {
-                    tracing::warn!(%error, "cannot {doing}, trying again");
+                    let error = with_sources(&error);
+                    tracing::warn!(error, "cannot {doing}, trying again");
                     tokio::time::sleep(pause).await;
                     pause = next_pause(pause);
                 }

@@ -138,7 +138,8 @@ pub trait Transaction: Send {
         self.lock_providers(names).await
     }
 
-    /// Locks and reads every provider whose pause ends by `now`.
+    /// Locks and reads every provider whose gate is to be tried again by `now`: its pause is over, or
+    /// the time for which it closed.
     async fn gates_due(&mut self, now: Timestamp) -> Result<Vec<ProviderRecord>>;
 
     /// How busy these providers are. Call after locking them: the count must be younger than the
@@ -148,6 +149,10 @@ pub trait Transaction: Send {
     /// Of each of these providers the first ready records, as many as are asked for, in the order
     /// they are to be claimed.
     async fn ready(&mut self, wanted: &[(ProviderName, u32)]) -> Result<Vec<Record>>;
+
+    /// Of each of these providers the first ready records that are claimed only to be stopped where
+    /// their work may go on: cancelled, with a handle.
+    async fn cancelling(&mut self, wanted: &[(ProviderName, u32)]) -> Result<Vec<Record>>;
 
     /// Of each of these providers up to `limit` ready records that do not yet say they wait for its
     /// limit.

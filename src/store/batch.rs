@@ -289,6 +289,17 @@ impl<'t> Batch<'t> {
         self.transaction.ready(wanted).await
     }
 
+    /// The first records of each provider that are to be stopped at it. Flush first.
+    pub(super) async fn cancelling(
+        &mut self,
+        wanted: &[(ProviderName, u32)],
+    ) -> Result<Vec<Record>> {
+        if wanted.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.transaction.cancelling(wanted).await
+    }
+
     /// Ready records that do not say yet that they wait for the limit. Flush first.
     pub(super) async fn unmarked(
         &mut self,

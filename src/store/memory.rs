@@ -231,6 +231,13 @@ impl Transaction for MemoryTransaction {
         Ok(wanted.iter().flat_map(of).collect())
     }
 
+    async fn cancelling(&mut self, wanted: &[(ProviderName, u32)]) -> Result<Vec<Record>> {
+        let of = |(provider, limit): &(ProviderName, u32)| {
+            self.staged.some(*limit, |r| r.provider == *provider && r.is_to_be_stopped())
+        };
+        Ok(wanted.iter().flat_map(of).collect())
+    }
+
     async fn unmarked(&mut self, providers: &[ProviderName], limit: u32) -> Result<Vec<Record>> {
         let of = |provider: &ProviderName| {
             self.staged.some(limit, |r| r.provider == *provider && is_unmarked(r))

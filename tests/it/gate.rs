@@ -24,6 +24,8 @@ on_both! {
     a_closed_gate_outlives_the_server;
     #[tokio::test(flavor = "multi_thread")]
     an_operator_opens_a_closed_gate_at_once;
+    #[tokio::test(flavor = "multi_thread")]
+    an_impatient_client_closes_no_gate;
 }
 
 on_postgres! {
@@ -138,14 +140,36 @@ async fn a_closed_gate_outlives_the_server(db: Db) {
 
 async fn an_operator_opens_a_closed_gate_at_once(db: Db) {
     let server = TestServer::start(Config::on(db).simulated("sim", 4)).await;
-    server.submit(limited("sim", 3_600_000)).await;
+    let first = server.submit(limited("sim", 3_600_000)).await;
     gate_is(&server, "sim", GateState::Closed).await;
     let waiting = server.submit(submit("sim", json!({}))).await;
     let request = ResumeProviderRequest { provider: "sim".to_owned(), ..Default::default() };
     let resumed = server.provider().resume_provider(request).await.unwrap().into_inner();
     assert_eq!(resumed.provider.unwrap().gate_state(), GateState::Open);
-    assert_eq!(server.ended(&waiting.id).await.state(), ExecutionState::Succeeded);
+    // The one that was told to wait goes on with the others.
+    for id in [first.id, waiting.id] {
+        assert_eq!(server.ended(&id).await.state(), ExecutionState::Succeeded);
+    }
     audit_is_clean(&server.store_url());
+}
+
+async fn an_impatient_client_closes_no_gate(db: Db) {
+    let toml = "[providers.slow]\nkind = 'simulated'\nmax_concurrent = 10\ngate_failures = 3\n\
+                run_timeout = '100ms'";
+    let server = TestServer::start(Config::on(db).toml(toml)).await;
+    let timed_out = async |run_timeout| {
+        let mut request = submit("slow", json!({ "duration_ms": 60_000 }));
+        request.run_timeout = run_timeout;
+        request.retry_policy = Some(RetryPolicy { max_attempts: Some(1), ..Default::default() });
+        for _ in 0..3 {
+            let id = server.submit(request.clone()).await.id;
+            assert_eq!(server.ended(&id).await.state(), ExecutionState::Failed);
+        }
+    };
+    timed_out(Some(prost_types::Duration { seconds: 0, nanos: 10_000_000 })).await;
+    assert_eq!(provider(&server, "slow").await.gate_state(), GateState::Open);
+    timed_out(None).await;
+    assert_eq!(provider(&server, "slow").await.gate_state(), GateState::Closed);
 }
 
 async fn one_answer_429_holds_back_every_replica() {

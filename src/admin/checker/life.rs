@@ -92,6 +92,11 @@ impl Life {
         self.state == State::Running
     }
 
+    /// Whether it is claimed only to be stopped where its work may go on.
+    pub(super) fn is_to_be_stopped(&self) -> bool {
+        self.cancelled && self.handle.is_some()
+    }
+
     pub(super) fn is_cancelled_but_pending(&self) -> bool {
         self.cancelled && self.state == State::Pending && self.handle.is_none()
     }

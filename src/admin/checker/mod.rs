@@ -82,7 +82,8 @@ impl Checker {
         }
         if let Some(life) = self.live.get_mut(&id) {
             if matches!(event.change, Change::Claimed { .. }) {
-                provider.admit(id, event.at, &mut findings);
+                let held = !life.is_to_be_stopped();
+                provider.admit(id, event.at, held, &mut findings);
             }
             life.apply(event, &mut findings);
             if !life.is_running() {

@@ -94,7 +94,7 @@ impl ProviderCheck {
                 self.limit = Some(effective.max_concurrent);
             }
             Change::Paused { .. } => {
-                (self.paused, self.short, self.closed) = (true, false, Closed::No);
+                (self.paused, self.short) = (true, false);
             }
             Change::Resumed { .. } => {
                 findings.expect(
@@ -129,7 +129,14 @@ impl ProviderCheck {
 
     /// A claim of one of its executions. What runs after it counts, so that a lowered limit may
     /// be exceeded by what ran before and by nothing else.
-    pub(super) fn admit(&mut self, id: ExecutionId, at: Timestamp, findings: &mut Findings<'_>) {
+    /// A closed gate does not hold back what is claimed only to be stopped: `held` is false then.
+    pub(super) fn admit(
+        &mut self,
+        id: ExecutionId,
+        at: Timestamp,
+        held: bool,
+        findings: &mut Findings<'_>,
+    ) {
         self.claims += 1;
         self.running.insert(id);
         let running = self.running.len();
@@ -146,6 +153,9 @@ impl ProviderCheck {
             None => findings.expect(Rule::Limits, !self.complete, || {
                 "claimed while its provider has no limit".to_owned()
             }),
+        }
+        if !held {
+            return;
         }
         findings.expect(Rule::Gate, !self.paused, || {
             "claimed while its provider was paused".to_owned()
@@ -194,7 +204,9 @@ impl ProviderCheck {
             Closed::Until(_) => "closed",
             Closed::Probing { .. } => "probing",
         };
-        findings.expect(Rule::Records, row == logged || !self.complete, || {
+        // A pause that is over says anew what holds.
+        let agrees = row == logged || self.paused || !self.complete;
+        findings.expect(Rule::Records, agrees, || {
             format!("provider {}: its gate is {row} by its row, {logged} by the log", self.name)
         });
         let agrees = self.short == record.shortage.is_some() || !self.complete;

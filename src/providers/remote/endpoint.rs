@@ -70,12 +70,11 @@ impl Endpoints {
         first.into_iter().chain(order)
     }
 
-    /// The endpoint with this URL; else the one to try first.
-    pub(super) fn at(&self, url: Option<&str>) -> Lent<'_> {
-        let known = self.all.iter().find(|endpoint| Some(endpoint.url.as_str()) == url);
-        match known {
-            Some(endpoint) => Lent::new(endpoint),
-            None => self.by_load().next().expect("a provider has at least one endpoint"),
+    /// The endpoint with this URL, if it is configured; without one, the endpoint to try first.
+    pub(super) fn at(&self, url: Option<&str>) -> Option<Lent<'_>> {
+        match url {
+            Some(url) => self.all.iter().find(|it| it.url.as_str() == url).map(Lent::new),
+            None => self.by_load().next(),
         }
     }
 }
@@ -146,9 +145,9 @@ mod tests {
     #[test]
     fn the_least_busy_comes_first_and_one_that_is_out_last() {
         let (endpoints, now) = (endpoints(), Instant::now());
-        let busy = endpoints.at(Some("http://a/"));
+        let busy = endpoints.at(Some("http://a/")).unwrap();
         assert_eq!(order(&endpoints, now), "bca");
-        endpoints.at(Some("http://b/")).out(now);
+        endpoints.at(Some("http://b/")).unwrap().out(now);
         assert_eq!(order(&endpoints, now), "cab");
         drop(busy);
         assert_eq!(order(&endpoints, now), "acb");
@@ -157,8 +156,9 @@ mod tests {
     #[test]
     fn one_that_was_out_is_tried_by_one_attempt_and_is_back_when_it_answers() {
         let (endpoints, now) = (endpoints(), Instant::now());
-        endpoints.at(Some("http://a/")).out(now);
-        let others = [endpoints.at(Some("http://b/")), endpoints.at(Some("http://c/"))];
+        endpoints.at(Some("http://a/")).unwrap().out(now);
+        let others =
+            [endpoints.at(Some("http://b/")).unwrap(), endpoints.at(Some("http://c/")).unwrap()];
         assert_eq!(order(&endpoints, now), "bca");
         let later = now + FIRST_PAUSE;
         let probe = endpoints.by_load_at(later).next().unwrap();
@@ -173,7 +173,7 @@ mod tests {
     fn where_all_are_out_the_first_that_is_due_is_tried() {
         let (endpoints, now) = (endpoints(), Instant::now());
         for (url, at) in [("http://c/", 0), ("http://a/", 1), ("http://b/", 2)] {
-            endpoints.at(Some(url)).out(now + Duration::from_millis(at));
+            endpoints.at(Some(url)).unwrap().out(now + Duration::from_millis(at));
         }
         assert_eq!(order(&endpoints, now), "cab");
     }

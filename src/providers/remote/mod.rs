@@ -221,7 +221,12 @@ impl Remote {
     /// one that has least to do.
     pub(super) async fn route(&self, url: Option<&str>) -> Result<Route<'_>, AttemptFailure> {
         let access = self.access().await?;
-        Ok(Route { remote: self, endpoint: self.endpoints.at(url), access })
+        let Some(endpoint) = self.endpoints.at(url) else {
+            // Asked elsewhere, the work would seem lost, and be begun anew while it goes on.
+            let message = "the endpoint where the work was begun is not configured any more";
+            return Err(permanent(message).with_detail("may_run_on", true.into()));
+        };
+        Ok(Route { remote: self, endpoint, access })
     }
 
     /// Whether a key is to be presented.

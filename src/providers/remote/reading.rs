@@ -83,5 +83,21 @@ pub(in crate::providers) fn take_usage(
     if read.is_empty() && written.is_none() {
         return None;
     }
-    Some(Usage { input_tokens: read.iter().sum(), output_tokens: written.unwrap_or(0) })
+    let read = read.into_iter().fold(0, i64::saturating_add);
+    Some(Usage { input_tokens: read, output_tokens: written.unwrap_or(0) }.believed())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn counts_that_cannot_be_true_are_not_believed() {
+        let names = ["read", "cached"];
+        let told = json!({ "read": i64::MAX, "cached": 5, "written": -7 });
+        let usage = take_usage(&told, &names, "written").unwrap();
+        assert_eq!(usage, Usage { input_tokens: 1 << 40, output_tokens: 0 });
+        assert_eq!(take_usage(&json!({ "read": "3" }), &names, "written"), None);
+    }
 }

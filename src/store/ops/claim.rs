@@ -13,7 +13,9 @@ use async_trait::async_trait;
 
 use super::share::{AT_ONCE, Offer, hand_out};
 use super::{Operation, Phase};
-use crate::domain::{Admission, ExecutionId, Handle, Lease, ProviderName, Spec, Wait, WorkerId};
+use crate::domain::{
+    Admission, ExecutionId, Handle, Lease, ProviderName, Record, Spec, Wait, WorkerId,
+};
 use crate::store::batch::{Batch, Needs};
 use crate::store::{BackendError, Lane};
 
@@ -127,6 +129,7 @@ impl Operation for Claim {
         }
         let names: Vec<_> = wanted.keys().cloned().collect();
         let loads = batch.fresh_loads(&names).await?;
+        let mut shut = Vec::new();
         let mut offers: BTreeMap<_, _> = wanted
             .into_values()
             .filter_map(|(place, wanted)| {
@@ -136,7 +139,10 @@ impl Operation for Claim {
                 let limit = match provider.admits(batch.now()) {
                     Admission::All => limit,
                     Admission::Probe => limit.min(load.running + 1),
-                    Admission::Nothing => return None,
+                    Admission::Nothing => {
+                        shut.push((wanted.provider, limit.saturating_sub(load.running)));
+                        return None;
+                    }
                 };
                 let offer = Offer::new(load, limit, &wanted, place);
                 Some((wanted.provider, offer))
@@ -158,6 +164,12 @@ impl Operation for Claim {
             let (lease, charged) = batch.claim(record, self.worker, self.lease);
             let probe = note_probe(batch, &before.provider, lease.id);
             taken.push((lease, before, charged, probe));
+        }
+        let free = self.slots.saturating_sub(u32::try_from(taken.len()).unwrap_or(u32::MAX));
+        for record in stopped_behind(batch, shut, free).await? {
+            let before = record.clone();
+            let (lease, charged) = batch.claim(record, self.worker, self.lease);
+            taken.push((lease, before, charged, false));
         }
         end_shortages(batch, &offers, self.worker);
         let full = mark_waiting(batch, &offers).await?;
@@ -222,6 +234,22 @@ impl Claim {
         }
         once
     }
+}
+
+/// What a closed gate does not hold back: executions that are claimed only to be stopped at their
+/// provider, as many as its limit has room for.
+async fn stopped_behind(
+    batch: &mut Batch<'_>,
+    mut shut: Vec<(ProviderName, u32)>,
+    free: u32,
+) -> Result<Vec<Record>, BackendError> {
+    shut.retain(|(_, room)| *room > 0);
+    if shut.is_empty() || free == 0 {
+        return Ok(Vec::new());
+    }
+    let mut found = batch.cancelling(&shut).await?;
+    found.truncate(usize::try_from(free).unwrap_or(usize::MAX));
+    Ok(found)
 }
 
 /// Notes that an execution was let through a gate that is not open; whether it was.

@@ -181,7 +181,10 @@ impl Operation for SetGate {
         record.pause = pause;
         // The newest entry says all there is to say of a gate.
         record.shortage = None;
-        record.health = Health::default();
+        // An operator who resumes knows better; one who pauses does not say that all is well.
+        if record.pause.is_none() {
+            record.health = Health::default();
+        }
         batch.put_provider(record, entry);
         Ok(true)
     }

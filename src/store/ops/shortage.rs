@@ -64,7 +64,8 @@ impl Operation for TellShortage {
         let Some(mut record) = batch.provider(&self.provider).cloned() else {
             return Ok(ShortageAnswer::NotLookedAt);
         };
-        if record.pause.is_some() || !self.has_waited(batch, patience).await? {
+        let shut = record.pause.is_some() || record.health.closure().is_some();
+        if shut || !self.has_waited(batch, patience).await? {
             return Ok(ShortageAnswer::NothingWaits);
         }
         // One worker speaks for a provider at a time.

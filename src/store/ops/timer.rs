@@ -51,12 +51,16 @@ impl Operation for Advance {
         let now = batch.now();
         let mut advanced = Advanced::default();
         for mut provider in batch.gates_due().await? {
-            let change = match provider.pause.take() {
-                Some(_) => Some(Change::Resumed { reason: "the pause is over".to_owned() }),
-                None => provider.health.try_again(),
+            advanced.resumed.push(provider.name.clone());
+            let closed = if provider.pause.take().is_some() {
+                let closed = provider.health.resume(now);
+                let reason = "the pause is over".to_owned();
+                batch.put_provider(provider.clone(), Change::Resumed { reason });
+                closed
+            } else {
+                provider.health.try_again()
             };
-            if let Some(change) = change {
-                advanced.resumed.push(provider.name.clone());
+            if let Some(change) = closed {
                 batch.put_provider(provider, change);
             }
         }

@@ -40,9 +40,16 @@ fn unreadable(error: sqlx::Error) -> BackendError {
 macro_rules! is_claimable {
     () => {
         "name = ANY ($1)
-      AND NOT paused
-      AND closed_until IS NULL
       AND EXISTS (SELECT 1 FROM records WHERE ready AND provider = name)
+      AND (NOT paused AND closed_until IS NULL
+           OR EXISTS (
+               SELECT 1
+               FROM records
+               WHERE ready
+                 AND interrupted
+                 AND cancel_requested_at IS NOT NULL
+                 AND provider = name
+           ))
       AND (EXISTS (SELECT 1 FROM records WHERE ready AND wait = 0 AND provider = name)
            OR coalesce(overriding_max, declared_max) > (
                SELECT count(*)

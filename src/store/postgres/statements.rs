@@ -44,6 +44,24 @@ pub(super) const READY: &str = concat!(
     ) AS picked"
 );
 
+pub(super) const CANCELLING: &str = concat!(
+    "SELECT picked.*
+    FROM unnest($1::text[], $2::bigint[]) AS wanted (name, most)
+    CROSS JOIN LATERAL (
+        SELECT ",
+    record_columns!(),
+    "
+        FROM records
+        WHERE ready
+          AND interrupted
+          AND cancel_requested_at IS NOT NULL
+          AND provider = wanted.name
+        ORDER BY id
+        LIMIT wanted.most
+        FOR UPDATE SKIP LOCKED
+    ) AS picked"
+);
+
 pub(super) const UNMARKED: &str = concat!(
     "SELECT picked.*
     FROM unnest($1::text[]) AS wanted (name)
@@ -110,7 +128,7 @@ pub(super) const NEXT_DUE: &str = "
          ORDER BY queue_deadline
          LIMIT 1)
         UNION ALL
-        SELECT min(coalesce(pause_until, closed_until)) FROM providers
+        SELECT min(CASE WHEN paused THEN pause_until ELSE closed_until END) FROM providers
     ) AS next";
 
 pub(super) const PROVIDERS: &str = concat!(
@@ -137,7 +155,7 @@ pub(super) const GATES_DUE: &str = concat!(
     "SELECT ",
     provider_columns!(),
     " FROM providers
-    WHERE coalesce(pause_until, closed_until) <= $1
+    WHERE CASE WHEN paused THEN pause_until ELSE closed_until END <= $1
     ORDER BY name
     FOR UPDATE SKIP LOCKED"
 );

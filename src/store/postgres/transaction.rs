@@ -172,6 +172,13 @@ impl Transaction for PgTransaction {
         self.records_of("pick ready executions", query).await
     }
 
+    async fn cancelling(&mut self, wanted: &[(ProviderName, u32)]) -> Result<Vec<Record>> {
+        let (names, most): (Vec<_>, Vec<_>) =
+            wanted.iter().map(|(name, most)| (name.as_str(), i64::from(*most))).unzip();
+        let query = sqlx::query(sql::CANCELLING).bind(names).bind(most);
+        self.records_of("pick executions to be stopped", query).await
+    }
+
     async fn unmarked(&mut self, providers: &[ProviderName], limit: u32) -> Result<Vec<Record>> {
         let query = sqlx::query(sql::UNMARKED).bind(names(providers)).bind(i64::from(limit));
         self.records_of("look for unmarked records", query).await

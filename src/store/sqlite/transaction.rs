@@ -66,6 +66,22 @@ impl SqliteTransaction {
         }
         Ok(())
     }
+
+    /// Records of each provider by a statement that takes a name and a number.
+    async fn first_of(
+        &mut self,
+        doing: &'static str,
+        sql: &'static str,
+        wanted: &[(ProviderName, u32)],
+    ) -> Result<Vec<Record>> {
+        let mut records = Vec::new();
+        for wanted in wanted {
+            for row in &self.rows(doing, sql, wanted).await? {
+                records.push(codec::record(row)?);
+            }
+        }
+        Ok(records)
+    }
 }
 
 const RECORDS: &str = concat!(
@@ -90,6 +106,18 @@ const READY: &str = concat!(
     WHERE ready = 1
       AND provider = ?1 ->> 0
     ORDER BY interrupted DESC, priority DESC, due_at, id
+    LIMIT ?1 ->> 1"
+);
+
+const CANCELLING: &str = concat!(
+    "SELECT ",
+    record_columns!(),
+    " FROM records
+    WHERE ready = 1
+      AND interrupted = 1
+      AND cancel_requested_at IS NOT NULL
+      AND provider = ?1 ->> 0
+    ORDER BY id
     LIMIT ?1 ->> 1"
 );
 
@@ -140,7 +168,7 @@ const NEXT_DUE: &str = "
         UNION ALL
         SELECT min(queue_deadline) FROM records WHERE queue_deadline IS NOT NULL
         UNION ALL
-        SELECT min(coalesce(pause_until, closed_until)) FROM providers
+        SELECT min(CASE WHEN paused = 1 THEN pause_until ELSE closed_until END) FROM providers
     )";
 
 const PROVIDERS: &str = concat!(
@@ -155,7 +183,7 @@ const GATES_DUE: &str = concat!(
     "SELECT ",
     provider_columns!(),
     " FROM providers
-    WHERE coalesce(pause_until, closed_until) <= ?1 ->> 0
+    WHERE CASE WHEN paused = 1 THEN pause_until ELSE closed_until END <= ?1 ->> 0
     ORDER BY name"
 );
 
@@ -310,14 +338,11 @@ impl Transaction for SqliteTransaction {
     }
 
     async fn ready(&mut self, wanted: &[(ProviderName, u32)]) -> Result<Vec<Record>> {
-        let mut records = Vec::new();
-        for wanted in wanted {
-            let rows = self.rows("pick ready executions", READY, wanted).await?;
-            for row in &rows {
-                records.push(codec::record(row)?);
-            }
-        }
-        Ok(records)
+        self.first_of("pick ready executions", READY, wanted).await
+    }
+
+    async fn cancelling(&mut self, wanted: &[(ProviderName, u32)]) -> Result<Vec<Record>> {
+        self.first_of("pick executions to be stopped", CANCELLING, wanted).await
     }
 
     async fn unmarked(&mut self, providers: &[ProviderName], limit: u32) -> Result<Vec<Record>> {

@@ -215,7 +215,7 @@ pub(super) async fn a_rate_limit_is_told_while_it_waits(protocol: &Protocol) {
             .then_some(execution)
     });
     let reason = waiting.await.wait_reason.unwrap();
-    assert_eq!(reason.code(), WaitReason::Backoff);
+    assert_eq!(reason.code(), WaitReason::GateClosed);
     let seconds = reason.until.unwrap().seconds;
     let now = prost_types::Timestamp::from(SystemTime::now()).seconds;
     assert!((3_500..3_700).contains(&(seconds - now)), "{}", seconds - now);

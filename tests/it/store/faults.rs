@@ -236,6 +236,10 @@ impl Transaction for FaultyTransaction {
         self.inner.ready(wanted).await
     }
 
+    async fn cancelling(&mut self, wanted: &[(ProviderName, u32)]) -> Result<Vec<Record>> {
+        self.inner.cancelling(wanted).await
+    }
+
     async fn unmarked(&mut self, providers: &[ProviderName], limit: u32) -> Result<Vec<Record>> {
         self.inner.unmarked(providers, limit).await
     }

@@ -1,10 +1,10 @@
 //! Pausing and resuming a provider.
 
-use flowgate::domain::{Change, Clock, State};
-use flowgate::store::GateChange;
+use flowgate::domain::{Change, Clock, GateState, Signal, State};
+use flowgate::store::{GateChange, Settlement};
 use futures_util::future::join;
 
-use crate::store::fixture::{GRACE, SECOND, TestStore, name};
+use crate::store::fixture::{GRACE, SECOND, TestStore, name, retry};
 
 pub(crate) async fn a_paused_provider_gives_nothing_until_it_is_resumed(t: &TestStore) {
     t.declare("p", 2).await;
@@ -72,4 +72,40 @@ pub(crate) async fn a_pause_and_an_advance_at_once_agree_on_what_is_due_next(t: 
     let both = join(t.store.advance(GRACE), t.store.set_gate(name("p"), change)).await;
     assert_eq!(both.0.unwrap().next_due, Some(until));
     assert!(both.1.unwrap());
+}
+
+/// Ends the one attempt that there is with the word that the provider is to be left alone.
+async fn rate_limited(t: &TestStore, wait: std::time::Duration) {
+    let signal = Signal::RateLimited { retry_after: Some(wait), message: "slow down".to_owned() };
+    let lease = t.claim_one("p").await;
+    let ending = retry(std::time::Duration::ZERO);
+    let settlement = Settlement { lease, ending, signal: Some((name("p"), signal)) };
+    t.store.settle(settlement).await.unwrap().unwrap();
+}
+
+async fn gate(t: &TestStore) -> GateState {
+    let rows = t.store.providers().await.unwrap();
+    rows.iter().find(|row| row.record.name == name("p")).unwrap().record.gate()
+}
+
+pub(crate) async fn a_rate_limit_outlives_a_pause_and_ends_with_a_resumption(t: &TestStore) {
+    t.declare("p", 1).await;
+    t.submit_with("p", |_| {}).await;
+    let until = t.clock.now() + SECOND * 60;
+    rate_limited(t, SECOND * 60).await;
+    assert!(t.pause("p", Some(t.clock.now() + SECOND)).await);
+    assert_eq!(t.pass(SECOND).await.next_due, Some(until));
+    assert!(matches!(gate(t).await, GateState::Closed { until: closed, .. } if closed == until));
+    assert_eq!(t.claim("p", 1).await.len(), 0);
+    // An endless pause is not ended by the time for which the gate had closed.
+    assert!(t.pause("p", None).await);
+    t.pass(SECOND * 120).await;
+    assert!(matches!(gate(t).await, GateState::Paused(_)));
+    assert!(t.resume("p").await);
+    assert_eq!(gate(t).await, GateState::Open);
+    rate_limited(t, SECOND * 60).await;
+    t.pass(SECOND * 60).await;
+    assert!(matches!(gate(t).await, GateState::Probing { .. }));
+    let claimed = t.claim("p", 1).await;
+    assert!(claimed[0].probe);
 }

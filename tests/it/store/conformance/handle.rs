@@ -97,6 +97,21 @@ pub(crate) async fn what_goes_on_at_its_provider_is_claimed_to_be_stopped_there(
     assert_eq!(t.state(id).await, State::Succeeded);
 }
 
+pub(crate) async fn what_is_to_be_stopped_passes_a_closed_gate(t: &TestStore) {
+    t.declare("p", 2).await;
+    let id = t.submit_with("p", |_| {}).await;
+    attach(t, &t.claim_one("p").await, "r1").await;
+    let other = t.submit_with("p", |_| {}).await;
+    t.pass(LEASE + GRACE).await;
+    t.pause("p", None).await;
+    assert_eq!(t.claim("p", 2).await.len(), 0);
+    t.cancel(id).await;
+    let (lease, known, cancelling) = claim_with_handle(t).await;
+    assert_eq!((lease.id, known, cancelling), (id, Some(handle("r1")), true));
+    t.settle(&lease, cancelled()).await.unwrap();
+    assert_eq!((t.state(id).await, t.state(other).await), (State::Cancelled, State::Pending));
+}
+
 pub(crate) async fn what_cannot_be_stopped_ends_with_the_third_crash(t: &TestStore) {
     t.declare("p", 1).await;
     let id = t.submit_with("p", |_| {}).await;

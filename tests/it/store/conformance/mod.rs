@@ -89,6 +89,7 @@ conformance! {
         a_pause_that_is_resumed_by_hand_is_not_resumed_again,
         pausing_or_resuming_twice_changes_nothing,
         an_unknown_provider_cannot_be_paused,
+        a_rate_limit_outlives_a_pause_and_ends_with_a_resumption,
         a_pause_and_an_advance_at_once_agree_on_what_is_due_next,
     ]
     shortage: [
@@ -126,6 +127,7 @@ conformance! {
         an_attempt_after_a_failure_begins_anew,
         a_stale_lease_attaches_nothing,
         what_goes_on_at_its_provider_is_claimed_to_be_stopped_there,
+        what_is_to_be_stopped_passes_a_closed_gate,
         what_cannot_be_stopped_ends_with_the_third_crash,
         what_must_not_be_repeated_fails_when_it_is_lost,
         tokens_are_summed_by_provider_whatever_became_of_the_attempt,
