@@ -11,6 +11,7 @@ mod codec;
 mod error;
 mod feed;
 mod memory;
+mod model;
 mod ops;
 mod postgres;
 mod sqlite;
@@ -30,14 +31,14 @@ use crate::domain::{
 };
 use crate::tasks::Tasks;
 
-pub use backend::{
-    Appended, Backend, Bell, Due, EventQuery, Head, History, Lane, ListQuery, Load, Logged,
-    NewExecution, Notice, Payload, ProviderRow, Snapshot, Snapshots, StoreKind, Totals,
-    Transaction, WorkerRow, WorkerStatus,
-};
+pub use backend::{Backend, Bell, Lane, Snapshot, Snapshots, Transaction};
 pub use error::{BackendError, StoreError, with_sources};
 pub use feed::Commit;
 pub use memory::MemoryBackend;
+pub use model::{
+    Appended, Due, EventQuery, Head, History, ListQuery, Load, Logged, NewExecution, Notice,
+    Payload, ProviderRow, StoreKind, Totals, WorkerRow, WorkerStatus,
+};
 pub use ops::{
     Advanced, CancelAnswer, Claim, ClaimReport, Claimed, ExpectedRevision, GateChange, LimitChange,
     ProviderClaims, Renewed, RequestIdConflict, SetLimitsError, Settlement, ShortageAnswer,

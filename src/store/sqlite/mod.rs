@@ -8,6 +8,7 @@ mod export;
 mod read;
 mod rows;
 mod snapshot;
+mod statements;
 mod transaction;
 
 use std::fs::File;
