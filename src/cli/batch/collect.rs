@@ -110,7 +110,7 @@ impl<'a> Collector<'a> {
         Self {
             client,
             submissions: Some(submissions),
-            changes: changes(follow, begin.retry_for + WATCH_SILENCE),
+            changes: changes(follow, begin.retry_for.saturating_add(WATCH_SILENCE)),
             fetches: FuturesUnordered::new(),
             retry_for: begin.retry_for,
             name: begin.name,

@@ -152,6 +152,9 @@ struct Kept {
     stale: Vec<Range<u64>>,
 }
 
+/// How every result begins.
+const OPENING: &[u8] = b"{\"line\"";
+
 impl Kept {
     fn read(
         file: &File,
@@ -163,11 +166,18 @@ impl Kept {
         let mut kept = Self { end: 0, stale: Vec::new() };
         let mut lines = Lines::new(file, MAX_RESULT_BYTES);
         while let Some(line) = lines.next().with_context(|| format!("cannot read {shown}"))? {
+            let elsewhere = "name another --output-file";
             if !line.complete {
-                break;
+                // The beginning of a result that a run was stopped in; whatever else it is stays.
+                let torn = line
+                    .text
+                    .is_some_and(|text| text.starts_with(OPENING) || OPENING.starts_with(text));
+                if torn {
+                    break;
+                }
+                bail!("{shown} line {} is no result of a batch; {elsewhere}", line.number);
             }
             kept.end = line.end;
-            let elsewhere = "name another --output-file";
             let found = line.text.and_then(|text| serde_json::from_slice::<Found>(text).ok());
             let Some(found) = found else {
                 bail!("{shown} line {} is no result of a batch; {elsewhere}", line.number);

@@ -1,8 +1,12 @@
 //! One background job: started, followed, stopped.
 
+use std::sync::OnceLock;
+use std::time::Duration;
+
 use async_trait::async_trait;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use super::RULES;
 use super::messages::Messages;
@@ -14,19 +18,21 @@ use crate::providers::remote::{
 use crate::providers::{AttemptFailure, Call, Success};
 
 const WORKFLOWS: &str = "api/v2/workflows";
-/// How often a start is repeated that Langflow says another one is in the way of.
-const STARTS: u32 = 4;
+/// How long a start is repeated that Langflow says another one is in the way of.
+const STARTS_WITHIN: Duration = Duration::from_secs(10);
 
 /// The job of one attempt.
 #[derive(Debug)]
 pub(super) struct Flow<'p> {
     remote: &'p Remote,
+    /// The endpoint that the start was sent to: another may not know its key.
+    sent_to: OnceLock<String>,
     heard: Heard<Messages>,
 }
 
 impl<'p> Flow<'p> {
     pub(super) fn new(remote: &'p Remote) -> Self {
-        Self { remote, heard: Heard::default() }
+        Self { remote, sent_to: OnceLock::new(), heard: Heard::default() }
     }
 
     async fn route(&self, handle: &Handle) -> Result<Route<'_>, AttemptFailure> {
@@ -79,17 +85,16 @@ impl Job for Flow<'_> {
         body.insert("mode".to_owned(), "background".into());
         body.insert("idempotency_key".to_owned(), call.key.to_string().into());
         let request = Request::post(WORKFLOWS, body.into()).traced(call.traceparent.as_deref());
-        let mut pauses = Pauses::polling();
-        for _ in 1..STARTS {
-            let (route, answer) = self.remote.first(&request).await?;
+        let (mut pauses, asked) = (Pauses::polling(), Instant::now());
+        loop {
+            let (route, answer) = self.remote.start(&request, &self.sent_to).await?;
             // A request with the same key is being worked on; its job is ours.
-            if answer.status() != StatusCode::CONFLICT {
+            if answer.status() != StatusCode::CONFLICT || asked.elapsed() > STARTS_WITHIN {
                 return started(&route, answer).await;
             }
+            drop(route);
             pauses.pause(None).await;
         }
-        let (route, answer) = self.remote.first(&request).await?;
-        started(&route, answer).await
     }
 
     async fn follow(

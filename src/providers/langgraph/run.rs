@@ -1,5 +1,6 @@
 //! One run: begun, followed, stopped.
 
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -22,6 +23,8 @@ const STOPS_WITHIN: Duration = Duration::from_secs(4);
 #[derive(Debug)]
 pub(super) struct Run<'p> {
     remote: &'p Remote,
+    /// The endpoint that the start was sent to: another may not know its thread.
+    sent_to: OnceLock<String>,
     /// What the messages that were handed in say of their usage, which is not this run's.
     handed_in: Option<Usage>,
     heard: Heard<Messages>,
@@ -30,7 +33,7 @@ pub(super) struct Run<'p> {
 impl<'p> Run<'p> {
     pub(super) fn new(remote: &'p Remote, input: &Map<String, Value>) -> Self {
         let handed_in = input.get("input").and_then(usage_within);
-        Self { remote, handed_in, heard: Heard::default() }
+        Self { remote, sent_to: OnceLock::new(), handed_in, heard: Heard::default() }
     }
 
     async fn route(&self, handle: &Handle) -> Result<Route<'_>, AttemptFailure> {
@@ -56,8 +59,8 @@ impl<'p> Run<'p> {
         let usage = self.usage().or_else(|| {
             let mut usage = usage_within(state.get("values")?)?;
             let known = self.handed_in.unwrap_or_default();
-            usage.input_tokens = (usage.input_tokens - known.input_tokens).max(0);
-            usage.output_tokens = (usage.output_tokens - known.output_tokens).max(0);
+            usage.input_tokens = usage.input_tokens.saturating_sub(known.input_tokens).max(0);
+            usage.output_tokens = usage.output_tokens.saturating_sub(known.output_tokens).max(0);
             Some(usage)
         });
         Success { output: output(&mut state), usage }
@@ -98,7 +101,8 @@ impl Job for Run<'_> {
         let thread = call.key.to_string();
         let metadata = json!({"flowgate_execution_id": call.execution.to_string()});
         let own = json!({"thread_id": thread, "if_exists": "do_nothing", "metadata": metadata});
-        let (route, answer) = self.remote.first(&Request::post("threads", own)).await?;
+        let (route, answer) =
+            self.remote.start(&Request::post("threads", own), &self.sent_to).await?;
         answer.accepted(RULES).await?.json().await?;
         let run = match begun(&route, &thread).await? {
             Some(run) => run,

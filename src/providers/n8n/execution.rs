@@ -122,7 +122,16 @@ impl Job for Execution<'_> {
         let answer = route.send(&request).await?;
         match answer.status() {
             StatusCode::CONFLICT => return Ok(Cancelled::Over),
-            StatusCode::NOT_FOUND => return Ok(Cancelled::Unknown),
+            // One that has just begun is not known at once, and one that runs elsewhere not to be stopped.
+            StatusCode::NOT_FOUND => {
+                return match self.ask(handle, "").await? {
+                    None => Err(transient("n8n does not know the execution")),
+                    Some(execution) => Ok(match status(&execution) {
+                        "success" | "error" | "crashed" | "canceled" => Cancelled::Over,
+                        _ => Cancelled::Requested,
+                    }),
+                };
+            }
             _ => {}
         }
         let execution = answer.accepted(API_RULES).await?.json().await?;

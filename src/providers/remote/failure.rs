@@ -239,7 +239,8 @@ pub(super) fn unreachable(
     } else {
         format!("no answer from {endpoint}: {}", causes(error))
     };
-    transient(message).with_detail("endpoint", endpoint.into())
+    let failed = transient(message).with_detail("endpoint", endpoint.into());
+    if error.is_connect() { failed.with_detail("sent", false.into()) } else { failed }
 }
 
 /// An answer began and did not end.

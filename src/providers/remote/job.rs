@@ -122,6 +122,10 @@ impl Lost {
     pub(in crate::providers) fn asking(failed: AttemptFailure) -> Self {
         match failed.kind {
             FailureKind::Transient | FailureKind::RateLimited { .. } => Self::Sight(failed),
+            // Such as a key that is not valid any more.
+            FailureKind::Permanent if failed.failure.code == ErrorCode::Permanent => {
+                Self::Failed(failed.with_detail("may_run_on", true.into()))
+            }
             FailureKind::Permanent | FailureKind::Cancelled => Self::Failed(failed),
         }
     }
@@ -209,17 +213,26 @@ async fn start_once(job: &dyn Job, call: &Call) -> Result<Started, AttemptFailur
     let mut pauses = Pauses::new(FIRST_PAUSE, LONGEST_PAUSE);
     for _ in 1..STARTS {
         match job.start(call).await {
-            Err(failed) if job.starts_once() && has_no_answer(&failed) => pauses.pause(None).await,
-            result => return result,
+            Err(failed) if job.starts_once() && is_in_doubt(&failed) => pauses.pause(None).await,
+            Err(failed) => return Err(doubted(failed)),
+            started => return started,
         }
     }
-    job.start(call).await
+    job.start(call).await.map_err(doubted)
 }
 
-fn has_no_answer(failed: &AttemptFailure) -> bool {
-    let answered =
-        failed.failure.details.as_ref().is_some_and(|it| it.get("http_status").is_some());
-    failed.kind == FailureKind::Transient && !answered
+/// Whether the work may have been started although this came of it: there was no answer, or one
+/// that a gateway may give in the place of the server's.
+fn is_in_doubt(failed: &AttemptFailure) -> bool {
+    let detail = |name: &str| failed.failure.details.as_ref()?.get(name).cloned();
+    let sent = detail("sent") != Some(false.into());
+    let status = detail("http_status").and_then(|status| status.as_u64());
+    let silent = matches!(status, None | Some(408 | 409 | 500 | 502 | 504));
+    failed.kind == FailureKind::Transient && sent && silent
+}
+
+fn doubted(failed: AttemptFailure) -> AttemptFailure {
+    if is_in_doubt(&failed) { failed.with_detail("may_run_on", true.into()) } else { failed }
 }
 
 /// Follows the work to its end, however often the way to it is broken.

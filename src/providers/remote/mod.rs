@@ -19,6 +19,7 @@ mod secret;
 mod wait_hint;
 
 use std::path::PathBuf;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
@@ -201,17 +202,36 @@ impl Remote {
         &self,
         request: &Request,
     ) -> Result<(Route<'_>, Answer), AttemptFailure> {
+        self.start(request, &OnceLock::new()).await
+    }
+
+    /// Sends what starts work, like [`Remote::first`], but always to the endpoint that such a request
+    /// was sent to before, whatever became of it there: `sent_to` remembers.
+    pub(super) async fn start(
+        &self,
+        request: &Request,
+        sent_to: &OnceLock<String>,
+    ) -> Result<(Route<'_>, Answer), AttemptFailure> {
+        if let Some(url) = sent_to.get() {
+            let route = self.route(Some(url)).await?;
+            let answer = route.send(request).await?;
+            return Ok((route, answer));
+        }
         let access = self.access().await?;
         let mut failed = None;
         for endpoint in self.endpoints.by_load() {
             let route = Route { remote: self, endpoint, access: access.clone() };
-            match route.try_send(request).await {
-                Ok(answer) => return Ok((route, answer)),
+            let sent = route.try_send(request).await;
+            match sent {
                 // Nothing was sent, so nothing can be done twice.
-                Err(error) if error.is_connect() => {
-                    failed = Some(route.unreachable(&error));
+                Err(error) if error.is_connect() => failed = Some(route.unreachable(&error)),
+                sent => {
+                    let _ = sent_to.set(route.url().to_owned());
+                    return match sent {
+                        Ok(answer) => Ok((route, answer)),
+                        Err(error) => Err(route.unreachable(&error)),
+                    };
                 }
-                Err(error) => return Err(route.unreachable(&error)),
             }
         }
         Err(failed.unwrap_or_else(|| transient("no endpoint is configured")))

@@ -145,3 +145,19 @@ async fn the_file_of_lines_is_not_the_file_of_results() {
     assert!(stderr(&output).contains("the lines come from there"), "{}", stderr(&output));
     assert_eq!(std::fs::read_to_string(folder.lines()).unwrap(), lines);
 }
+
+#[tokio::test]
+async fn a_file_that_is_no_file_of_results_is_left_as_it_is() {
+    let server = server().await;
+    let folder = Folder::with("{\"provider\": \"sim\"}\n");
+    for precious in ["{\"a\":1}", "x", "{\"lines\":"] {
+        std::fs::write(folder.results(), precious).unwrap();
+        let output = run(folder.batch(&server, &[])).await;
+        assert_code(&output, 1);
+        assert_eq!(std::fs::read_to_string(folder.results()).unwrap(), precious);
+    }
+    // A result that a run was stopped in is taken away, and made again.
+    std::fs::write(folder.results(), "{\"line\":1,\"ba").unwrap();
+    assert_code(&run(folder.batch(&server, &[])).await, 0);
+    assert_eq!(folder.by_line().len(), 1);
+}

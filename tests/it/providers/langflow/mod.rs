@@ -293,6 +293,19 @@ async fn a_start_whose_answer_is_lost_is_repeated_under_the_same_key() {
     assert_eq!((keys.len(), &keys[0], &keys[1]), (3, &keys[1], &keys[2]));
 }
 
+/// By hand: a server that takes the start and is cut off, then a gateway that has no patience.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_in_doubt_is_repeated_where_it_was_sent() {
+    let (one, two) = (replayed().await, replayed().await);
+    one.on(BEGIN, Reply::close());
+    one.on(BEGIN, Reply::new(504, "text/plain", "gateway timeout"));
+    let endpoints = format!("endpoints = [{:?}, {:?}]", one.url(), two.url());
+    let gate = Gate::at("langflow", &endpoints).start().await;
+    let ended = gate.run(input()).await;
+    ended.success();
+    assert_eq!((asked(&one, BEGIN).len(), two.requests().len()), (3, 0));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_without_end_is_left() {
     let replay = replayed().await;
