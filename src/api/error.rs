@@ -143,6 +143,15 @@ impl Problem {
                     .with("execution_id", &first)
                     .with("field", &field)
             }
+            SubmitError::TooManyPending { index, name, max, retry_after } => {
+                let field = join(&at(index), "provider");
+                let message = format!("{field}: {name} has {max} pending executions already");
+                let problem = Self::new(ErrorReason::TooManyPending, message)
+                    .with("provider", &name)
+                    .with("max_pending", &max)
+                    .with("field", &field);
+                Self { retry_after: Some(retry_after), ..problem }
+            }
             SubmitError::ShuttingDown => Self::of(Refusal::ShuttingDown),
             SubmitError::Store(error) => Self::store(&error),
         }

@@ -31,12 +31,21 @@ pub(super) struct Problem {
     pub(super) violations: Option<Violations>,
     /// Type and name of what was not found.
     pub(super) resource: Option<(&'static str, String)>,
+    /// When to try again, where that is known.
+    pub(super) retry_after: Option<Duration>,
 }
 
 impl Problem {
     pub(super) fn new(reason: ErrorReason, message: impl Into<String>) -> Self {
         let message = message.into();
-        Self { reason, message, metadata: Vec::new(), violations: None, resource: None }
+        Self {
+            reason,
+            message,
+            metadata: Vec::new(),
+            violations: None,
+            resource: None,
+            retry_after: None,
+        }
     }
 
     pub(super) fn with(mut self, key: &'static str, value: &impl ToString) -> Self {
@@ -65,8 +74,10 @@ impl Problem {
             details.set_resource_info(kind, shortened(&name, 128), "", "");
         }
         let code = code(self.reason);
-        if code == Code::Unavailable {
-            details.set_retry_info(Some(RETRY_DELAY));
+        let retry_after =
+            self.retry_after.or_else(|| (code == Code::Unavailable).then_some(RETRY_DELAY));
+        if retry_after.is_some() {
+            details.set_retry_info(retry_after);
         }
         Status::with_error_details(code, shortened(&self.message, MAX_MESSAGE_BYTES), details)
     }
@@ -76,7 +87,7 @@ impl Problem {
 fn code(reason: ErrorReason) -> Code {
     match reason {
         ErrorReason::InvalidField | ErrorReason::MalformedMessage => Code::InvalidArgument,
-        ErrorReason::MessageTooLarge => Code::ResourceExhausted,
+        ErrorReason::MessageTooLarge | ErrorReason::TooManyPending => Code::ResourceExhausted,
         ErrorReason::ExecutionNotFound | ErrorReason::ProviderNotFound => Code::NotFound,
         ErrorReason::ProviderUnavailable | ErrorReason::ExecutionNotRetryable => {
             Code::FailedPrecondition

@@ -10,6 +10,7 @@ pub(super) const TOP: &[&str] = &[
     "poll_interval",
     "drain_timeout",
     "slots",
+    "priority_head_start",
     "log_format",
     "log_level",
     "providers",

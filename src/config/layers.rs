@@ -21,6 +21,7 @@ const VARIABLES: &[(&str, &str)] = &[
     ("FLOWGATE_POLL_INTERVAL", "poll_interval"),
     ("FLOWGATE_DRAIN_TIMEOUT", "drain_timeout"),
     ("FLOWGATE_SLOTS", "slots"),
+    ("FLOWGATE_PRIORITY_HEAD_START", "priority_head_start"),
     ("FLOWGATE_LOG_FORMAT", "log_format"),
     ("FLOWGATE_LOG_LEVEL", "log_level"),
     ("FLOWGATE_MODULES_DIR", MODULES_DIR),

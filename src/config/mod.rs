@@ -28,6 +28,9 @@ use layers::Layers;
 /// Room for attempts: more than the limits of most set-ups add up to.
 const DEFAULT_SLOTS: u32 = 1_000;
 
+/// What a point of priority is worth: within a minute of each other, the higher priority goes first.
+const DEFAULT_HEAD_START: Duration = Duration::from_secs(60);
+
 /// Everything a server is told at its start.
 #[derive(Clone)]
 pub struct Settings {
@@ -47,6 +50,8 @@ pub struct Settings {
     pub drain_timeout: Duration,
     /// The most attempts this server runs at the same time, over all providers; 1 to 100,000.
     pub slots: u32,
+    /// How far ahead in the queue one point of priority puts an execution; at most 1 day.
+    pub priority_head_start: Duration,
     /// What is logged, and how.
     pub log: LogSettings,
     /// Every provider, by name.
@@ -140,6 +145,9 @@ pub fn load(
             Duration::from_secs(30),
         )?,
         slots: reader.get("slots", values::count)?.unwrap_or(DEFAULT_SLOTS),
+        priority_head_start: reader
+            .get("priority_head_start", values::head_start)?
+            .unwrap_or(DEFAULT_HEAD_START),
         log: LogSettings { format: reader.get("log_format", values::log_format)?, filter },
         providers: providers::configured(&reader)?,
         machine: Arc::new(ThisMachine::default()),

@@ -167,7 +167,7 @@ fn provider(reader: &Reader, name: ProviderName) -> Result<ConfiguredProvider, C
         provider: build(reader, &name, kind, own_kind == Some(kind))?,
         name,
         kind: kind.as_str().to_owned(),
-        limits: Limits { max_concurrent },
+        limits: Limits::concurrent(max_concurrent),
         run_timeout,
         breaker,
     })

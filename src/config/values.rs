@@ -53,6 +53,13 @@ pub(super) fn within(number: i64, least: i64, most: i64) -> Result<i64, String> 
     }
 }
 
+/// How far ahead a point of priority puts an execution.
+pub(super) fn head_start(text: String) -> Result<Duration, String> {
+    const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
+    let head_start = duration(text, Duration::ZERO)?;
+    if head_start <= LONGEST { Ok(head_start) } else { Err("must be at most 1day".to_owned()) }
+}
+
 /// A number of attempts.
 pub(super) fn count(number: i64) -> Result<u32, String> {
     let number = within(number, 1, 100_000)?;

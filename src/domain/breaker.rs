@@ -149,6 +149,13 @@ impl Health {
         self.closure.as_ref().filter(|closure| !closure.probing).map(|closure| closure.until)
     }
 
+    /// When it is to be tried again, or another sent to see.
+    pub fn next_try(&self, now: Timestamp) -> Option<Timestamp> {
+        let closure = self.closure.as_ref()?;
+        let next = if closure.probing { closure.probed_at? + PROBE_PAUSE } else { closure.until };
+        (next > now).then_some(next)
+    }
+
     /// Whether there is nothing to be kept.
     pub fn is_blank(&self) -> bool {
         *self == Self::default()

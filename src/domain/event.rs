@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    ClosedBy, ExecutionId, Failure, Handle, Limits, ProviderName, Shortage, State, Timestamp,
-    Token, Usage, Wait, WorkerId,
+    ClosedBy, ExecutionId, Failure, Handle, Hold, Limits, Overrides, ProviderName, Reserved,
+    Shortage, State, Timestamp, Token, Usage, Wait, WorkerId,
 };
 
 /// One entry of the log. Revisions are dense: each is one more than the one before.
@@ -45,6 +45,9 @@ pub enum Change {
         /// it anew.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         handle: Option<Handle>,
+        /// What it took of the provider's budgets, where it has such.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reserved: Option<Reserved>,
     },
     /// The running attempt learnt how its provider knows the work.
     Attached {
@@ -92,11 +95,17 @@ pub enum Change {
         /// From the configuration.
         declared: Limits,
         /// From `SetLimits`.
-        overriding: Option<Limits>,
+        overriding: Option<Overrides>,
         /// What holds from this revision on.
         effective: Limits,
+        /// When the override is taken back, if it is.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        expires_at: Option<Timestamp>,
         /// Why, in the operator's words.
         reason: String,
+        /// Who changed them; empty if that is not known, or nobody did.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        actor: String,
     },
     /// The provider admits nothing from this revision on.
     Paused {
@@ -128,6 +137,12 @@ pub enum Change {
     },
     /// It is better: the gate is open.
     GateOpened {},
+    /// Some of the provider's work is held back, or no longer is, though the gate is open. This is all
+    /// that is held back from now on.
+    Held {
+        /// What.
+        holds: Vec<Hold>,
+    },
     /// A worker that could take the provider's ready work leaves it because its machine is short, and
     /// no other takes it. Also when that worker has something else to say of it.
     ShortOf(Shortage),
@@ -149,6 +164,15 @@ impl Change {
         matches!(self, Self::LimitsChanged { .. }) || self.is_gate()
     }
 
+    /// How the attempt ended whose end this is.
+    pub const fn ended(&self) -> Option<&AttemptEnd> {
+        match self {
+            Self::Requeued { ended, .. } => Some(ended),
+            Self::Finished { ended, .. } => ended.as_ref(),
+            _ => None,
+        }
+    }
+
     /// Whether the change opens or closes the provider's gate.
     pub const fn is_gate(&self) -> bool {
         matches!(
@@ -157,6 +181,7 @@ impl Change {
                 | Self::Resumed { .. }
                 | Self::ShortOf(_)
                 | Self::ShortageOver { .. }
+                | Self::Held { .. }
                 | Self::GateClosed { .. }
                 | Self::GateProbing { .. }
                 | Self::GateOpened {}

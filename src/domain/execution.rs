@@ -7,8 +7,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    AttemptEnd, Change, Event, ExecutionId, Failure, Handle, ProviderName, RetryPolicy, Timestamp,
-    Usage, WorkerId,
+    AttemptEnd, Change, Demand, Event, ExecutionId, Failure, Handle, ProviderName, RetryPolicy,
+    Timestamp, Usage, WorkerId,
 };
 
 /// Where an execution is in its life.
@@ -77,6 +77,8 @@ pub struct Spec {
     pub provider: ProviderName,
     /// The work.
     pub input: Input,
+    /// What it may take of its provider's budgets, where the input tells.
+    pub demand: Option<Demand>,
     /// Makes a repeated submission harmless.
     pub request_id: Option<String>,
     /// Higher is first.
@@ -200,7 +202,7 @@ impl Execution {
     pub fn apply(&mut self, event: &Event) {
         match &event.change {
             Change::Submitted { wait } | Change::WaitChanged { wait } => self.wait = *wait,
-            Change::Claimed { worker, attempt, charged, handle, token: _ } => {
+            Change::Claimed { worker, attempt, charged, handle, token: _, reserved: _ } => {
                 self.state = State::Running;
                 self.wait = Wait::None;
                 self.charged = *charged;
@@ -246,6 +248,7 @@ impl Execution {
             | Change::GateClosed { .. }
             | Change::GateProbing { .. }
             | Change::GateOpened {}
+            | Change::Held { .. }
             | Change::ShortOf(_)
             | Change::ShortageOver { .. } => return,
         }

@@ -3,38 +3,9 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Admission, Change, ClosedBy, ExecutionId, Health, Heard, ProviderName, Shortage, Signal,
-    Timestamp,
+    Admission, COMMON_LANE, Change, ClosedBy, ExecutionId, Flow, Health, Heard, Hold, Limits,
+    Overrides, ProviderName, Shortage, Signal, Timestamp,
 };
-
-/// What a provider admits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Limits {
-    /// Attempts that may run at the same time, over all workers; at least 1.
-    pub max_concurrent: u32,
-}
-
-/// What is to become of the override of a provider's limits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LimitUpdate {
-    /// It stays as it is.
-    Keep,
-    /// It is these limits from now on.
-    Set(Limits),
-    /// It is dropped: the declared limits are in force again.
-    Reset,
-}
-
-impl LimitUpdate {
-    /// The override after the update.
-    pub fn applied_to(self, overriding: Option<Limits>) -> Option<Limits> {
-        match self {
-            Self::Keep => overriding,
-            Self::Set(limits) => Some(limits),
-            Self::Reset => None,
-        }
-    }
-}
 
 /// A provider that admits nothing until it is resumed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,6 +14,31 @@ pub struct Pause {
     pub reason: String,
     /// When it resumes by itself, if it does.
     pub until: Option<Timestamp>,
+}
+
+/// That what an operator set of the limits holds for a time only.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Expiry {
+    /// Until when.
+    pub at: Timestamp,
+    /// What holds again then.
+    pub former: Overrides,
+}
+
+/// Who changed something, and why.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Told {
+    /// In the operator's words.
+    pub reason: String,
+    /// Who, if that is known.
+    pub actor: String,
+}
+
+impl Told {
+    /// Nobody in particular.
+    pub fn by_itself(reason: impl Into<String>) -> Self {
+        Self { reason: reason.into(), actor: String::new() }
+    }
 }
 
 /// Whether a provider admits work.
@@ -72,6 +68,8 @@ pub enum GateState {
         /// In the provider's words.
         reason: String,
     },
+    /// It does, but for some of its work.
+    Held(Vec<Hold>),
 }
 
 impl GateState {
@@ -89,9 +87,11 @@ impl GateState {
             Change::GateProbing { cause, reason } => {
                 Some(Self::Probing { cause: *cause, reason: reason.clone() })
             }
-            Change::Resumed { .. } | Change::ShortageOver { .. } | Change::GateOpened {} => {
-                Some(Self::Open)
-            }
+            Change::Held { holds } if !holds.is_empty() => Some(Self::Held(holds.clone())),
+            Change::Resumed { .. }
+            | Change::ShortageOver { .. }
+            | Change::GateOpened {}
+            | Change::Held { .. } => Some(Self::Open),
             Change::Submitted { .. }
             | Change::Claimed { .. }
             | Change::Attached { .. }
@@ -113,13 +113,19 @@ pub struct ProviderRecord {
     /// From the configuration.
     pub declared: Limits,
     /// From `SetLimits`, outliving restarts.
-    pub overriding: Option<Limits>,
+    pub overriding: Overrides,
+    /// When that is to be taken back, if it is.
+    pub expiry: Option<Expiry>,
+    /// Where `max_concurrent` has moved by itself, while it does.
+    pub adapted: Option<u32>,
     /// Set while paused.
     pub pause: Option<Pause>,
     /// Set while ready work waits for a machine with room; never while paused.
     pub shortage: Option<Shortage>,
     /// What is known of its health; nothing is added while it is paused.
     pub health: Health,
+    /// What began of late, and what is held back by that.
+    pub flow: Flow,
     /// The revision of the newest change to the limits.
     pub limits_revision: i64,
     /// The revision of the newest change to the gate.
@@ -132,10 +138,13 @@ impl ProviderRecord {
         Self {
             name,
             declared,
-            overriding: None,
+            overriding: Overrides::default(),
+            expiry: None,
+            adapted: None,
             pause: None,
             shortage: None,
             health: Health::default(),
+            flow: Flow::default(),
             limits_revision: 0,
             gate_revision: 0,
         }
@@ -143,7 +152,11 @@ impl ProviderRecord {
 
     /// The limits in force.
     pub fn effective(&self) -> Limits {
-        self.overriding.unwrap_or(self.declared)
+        let mut limits = self.overriding.over(&self.declared);
+        if let (Some(bounds), Some(adapted)) = (limits.adaptive, self.adapted) {
+            limits.max_concurrent = adapted.clamp(bounds.min, bounds.max);
+        }
+        limits
     }
 
     /// Whether it admits work.
@@ -158,16 +171,25 @@ impl ProviderRecord {
                 }
             }
             (None, None, Some(shortage)) => GateState::Short(shortage),
+            (None, None, None) if !self.flow.holds().is_empty() => {
+                GateState::Held(self.flow.holds().to_vec())
+            }
             (None, None, None) => GateState::Open,
         }
     }
 
     /// When its gate is to be tried again by itself.
-    pub fn due_at(&self) -> Option<Timestamp> {
+    pub fn gate_due_at(&self) -> Option<Timestamp> {
         match &self.pause {
             Some(pause) => pause.until,
             None => self.health.closed_until(),
         }
+    }
+
+    /// When something about it is due: its gate, or the end of what was set for a time.
+    pub fn due_at(&self) -> Option<Timestamp> {
+        let expiry = self.expiry.as_ref().map(|expiry| expiry.at);
+        self.gate_due_at().into_iter().chain(expiry).min()
     }
 
     /// What its gate lets through.
@@ -175,11 +197,26 @@ impl ProviderRecord {
         if self.pause.is_some() { Admission::Nothing } else { self.health.admits(now) }
     }
 
-    /// Takes in what an attempt at `execution` found of the provider. While it is paused nothing is
-    /// noted: an operator has taken over.
-    pub fn hear(&mut self, execution: ExecutionId, signal: &Signal, now: Timestamp) -> Heard {
+    /// Takes in what an attempt at `execution`, of this lane, found of the provider. While it is paused
+    /// nothing is noted: an operator has taken over.
+    pub fn hear(
+        &mut self,
+        lane: &str,
+        execution: ExecutionId,
+        signal: &Signal,
+        now: Timestamp,
+    ) -> Heard {
         if self.pause.is_some() {
             return Heard::Nothing;
+        }
+        if lane != COMMON_LANE
+            && let Some(heard) = self.flow.hear(lane, execution, signal, now)
+        {
+            return match heard {
+                Heard::Changed(_) if self.flow.found(&[], &[], now) => self.told_of_holds(),
+                Heard::Changed(_) | Heard::Noted => Heard::Noted,
+                Heard::Nothing => Heard::Nothing,
+            };
         }
         let heard = self.health.hear(execution, signal, now);
         if matches!(heard, Heard::Changed(_)) {
@@ -189,13 +226,32 @@ impl ProviderRecord {
         heard
     }
 
+    /// That what is held back changed. Not told while the gate holds back everything: that is told
+    /// once the gate is open.
+    pub fn told_of_holds(&self) -> Heard {
+        match self.gate() {
+            GateState::Open | GateState::Held(_) => Heard::Changed(self.holds_change()),
+            GateState::Paused(_)
+            | GateState::Short(_)
+            | GateState::Closed { .. }
+            | GateState::Probing { .. } => Heard::Noted,
+        }
+    }
+
+    /// The change that records what is held back.
+    pub fn holds_change(&self) -> Change {
+        Change::Held { holds: self.flow.holds().to_vec() }
+    }
+
     /// The change that records the limits as they now stand.
-    pub fn limits_change(&self, reason: &str) -> Change {
+    pub fn limits_change(&self, told: Told) -> Change {
         Change::LimitsChanged {
-            declared: self.declared,
-            overriding: self.overriding,
+            declared: self.declared.clone(),
+            overriding: Some(self.overriding.clone()).filter(|it| !it.is_empty()),
             effective: self.effective(),
-            reason: reason.to_owned(),
+            expires_at: self.expiry.as_ref().map(|expiry| expiry.at),
+            reason: told.reason,
+            actor: told.actor,
         }
     }
 }

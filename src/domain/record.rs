@@ -8,8 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{
-    AttemptEnd, Change, EndCause, ErrorCode, ExecutionId, Failure, Handle, MAX_CRASHES, OnLost,
-    ProviderName, Spec, State, Timestamp, Token, Usage, Wait, WorkerId,
+    AttemptEnd, COMMON_LANE, Change, Demand, EndCause, ErrorCode, ExecutionId, Failure, Handle,
+    MAX_CRASHES, OnLost, ProviderName, Reserved, Spec, State, Timestamp, Token, Usage, Wait,
+    WorkerId,
 };
 
 /// What the store keeps at hand of an execution to admit, fence and expire it.
@@ -27,8 +28,15 @@ pub struct Record {
     pub interrupted: bool,
     /// Higher is first.
     pub priority: i32,
-    /// Not claimed before this; orders claims of the same priority.
+    /// Not claimed before this.
     pub due_at: Timestamp,
+    /// Its place in the queue: the time at which it became due, less the head start that its priority
+    /// gives it. The earlier is claimed first, so that whatever is ready is overtaken only for a time.
+    pub rank: Timestamp,
+    /// The queue it waits in: that of its model if it has limits of its own, else the common one.
+    pub lane: String,
+    /// What it may take of its provider's budgets, where its input tells.
+    pub demand: Option<Demand>,
     /// Fails if it was never claimed by then.
     pub queue_deadline: Option<Timestamp>,
     /// The fencing number of the newest claim.
@@ -50,6 +58,13 @@ pub struct Record {
     pub handle: Option<Handle>,
     /// What follows an attempt that was lost without a handle.
     pub on_lost: OnLost,
+}
+
+/// The place in the queue of what is due at `due_at`.
+fn rank(due_at: Timestamp, priority: i32, head_start: Duration) -> Timestamp {
+    let head_start = i64::try_from(head_start.as_micros()).unwrap_or(i64::MAX);
+    let ahead = i64::from(priority).saturating_mul(head_start);
+    Timestamp::from_micros(due_at.as_micros().saturating_sub(ahead))
 }
 
 /// The right to run one attempt until a time.
@@ -127,9 +142,23 @@ pub enum Ending {
     },
 }
 
+impl Ending {
+    /// What the attempt consumed, if known.
+    pub const fn usage(&self) -> Option<Usage> {
+        match self {
+            Self::Succeeded { usage, .. }
+            | Self::Failed { usage, .. }
+            | Self::Retry { usage, .. }
+            | Self::Cancelled { usage, .. } => *usage,
+            Self::Crashed { .. } | Self::Released { .. } => None,
+        }
+    }
+}
+
 impl Record {
     /// A new pending execution. `wait` is what it waits for if it is due.
-    pub fn submit(spec: &Spec, now: Timestamp, wait: Wait) -> (Self, Change) {
+    /// Each point of priority is worth `head_start` in the queue.
+    pub fn submit(spec: &Spec, now: Timestamp, wait: Wait, head_start: Duration) -> (Self, Change) {
         let due_at = spec.schedule_at.unwrap_or(now).max(now);
         let wait = if due_at > now { Wait::Scheduled { until: due_at } } else { wait };
         let record = Self {
@@ -140,6 +169,9 @@ impl Record {
             interrupted: false,
             priority: spec.priority,
             due_at,
+            rank: rank(due_at, spec.priority, head_start),
+            lane: COMMON_LANE.to_owned(),
+            demand: spec.demand.clone(),
             queue_deadline: spec.queue_timeout.map(|timeout| due_at + timeout),
             token: Token::default(),
             owner: None,
@@ -159,13 +191,25 @@ impl Record {
         self.state == State::Pending && matches!(self.wait, Wait::None | Wait::Limit)
     }
 
+    /// What orders those of one provider: the least is claimed first.
+    pub fn turn(&self) -> (bool, Timestamp, ExecutionId) {
+        (!self.interrupted, self.rank, self.id)
+    }
+
     /// Whether a claim takes it only to stop it where its work may go on.
     pub fn is_to_be_stopped(&self) -> bool {
         self.is_ready() && self.interrupted && self.cancel_requested_at.is_some()
     }
 
     /// Takes a ready execution: pending to running.
-    pub fn claim(&mut self, worker: WorkerId, now: Timestamp, lease: Duration) -> (Lease, Change) {
+    /// `reserved` is what it takes of its provider's budgets.
+    pub fn claim(
+        &mut self,
+        worker: WorkerId,
+        now: Timestamp,
+        lease: Duration,
+        reserved: Option<Reserved>,
+    ) -> (Lease, Change) {
         debug_assert!(self.is_ready(), "only a ready execution is claimed");
         self.state = State::Running;
         self.wait = Wait::None;
@@ -182,6 +226,7 @@ impl Record {
             attempt: self.attempts,
             charged: self.charged,
             handle: self.handle.clone(),
+            reserved,
         };
         (Lease { id: self.id, token: self.token, owner: worker }, change)
     }
@@ -242,7 +287,10 @@ impl Record {
                 } else {
                     let until = now + *delay;
                     let wait = if delay.is_zero() { Wait::None } else { Wait::Backoff { until } };
-                    self.requeue(end, wait, until)
+                    // What cost no attempt keeps its place in the queue.
+                    let keeps_place = !charged && delay.is_zero();
+                    let due_at = if keeps_place { self.due_at } else { until };
+                    self.requeue(end, wait, due_at)
                 }
             }
             Ending::Crashed { failure } => {
@@ -337,6 +385,12 @@ impl Record {
         self.requeue(end, Wait::None, now)
     }
 
+    /// The queue it belongs to, where these models have one of their own.
+    pub fn own_lane(&self, has_lane: impl Fn(&str) -> bool) -> &str {
+        let model = self.demand.as_ref().and_then(|demand| demand.model.as_deref());
+        model.filter(|model| has_lane(model)).unwrap_or(COMMON_LANE)
+    }
+
     fn cancelled_between_attempts(&mut self, end: AttemptEnd) -> Change {
         let failure = Failure::new(ErrorCode::Cancelled, false, "cancelled before another attempt");
         self.finish(State::Cancelled, Some(end), Some(failure))
@@ -345,6 +399,8 @@ impl Record {
     fn requeue(&mut self, ended: AttemptEnd, wait: Wait, due_at: Timestamp) -> Change {
         self.state = State::Pending;
         self.wait = wait;
+        let head_start = self.due_at.as_micros().saturating_sub(self.rank.as_micros());
+        self.rank = Timestamp::from_micros(due_at.as_micros().saturating_sub(head_start));
         self.due_at = due_at;
         self.owner = None;
         self.lease_expires_at = None;

@@ -59,6 +59,8 @@ pub(super) struct Agenda {
     crowded_out: BTreeSet<ProviderName>,
     /// Providers to be looked at without regard to shares, and when.
     again: BTreeMap<ProviderName, Instant>,
+    /// Providers at which something waits for a time, and until when.
+    timed: BTreeMap<ProviderName, Instant>,
     /// Providers at which the others left work untouched.
     unshared: BTreeMap<ProviderName, Unshared>,
     /// When a provider last got something, counted in claims.
@@ -94,6 +96,7 @@ impl Agenda {
             held_back: BTreeSet::new(),
             crowded_out: BTreeSet::new(),
             again: BTreeMap::new(),
+            timed: BTreeMap::new(),
             unshared: BTreeMap::new(),
             turns: BTreeMap::new(),
             turn: 0,
@@ -102,7 +105,14 @@ impl Agenda {
 
     /// When to look next at what was left to others, or by others.
     pub(super) fn look_again(&self) -> Option<Instant> {
-        self.again.values().copied().chain(self.look_around).min()
+        let timed = self.timed.values().copied();
+        self.again.values().copied().chain(timed).chain(self.look_around).min()
+    }
+
+    /// Something waits for a time at this provider: its budget has room again, or a model's gate is to
+    /// be tried again, then.
+    pub(super) fn resumes(&mut self, provider: &ProviderName, at: Instant) {
+        self.timed.insert(provider.clone(), at);
     }
 
     /// Another replica may have left something at this provider.
@@ -164,6 +174,7 @@ impl Agenda {
         let due: BTreeSet<_> =
             self.again.extract_if(.., |_, at| *at <= now).map(|(p, _)| p).collect();
         self.claim.extend(due.iter().cloned());
+        self.claim.extend(self.timed.extract_if(.., |_, at| *at <= now).map(|(p, _)| p));
         if !self.claim.is_empty() {
             // Or a free slot would go to whoever is heard of first.
             self.claim.extend(self.crowded_out.iter().cloned());

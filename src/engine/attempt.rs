@@ -25,11 +25,9 @@ use super::ending::{Found, Outcome, counted, ending, signal};
 use super::lease::passed;
 use super::outflow::AttemptKeeper;
 use super::{ConfiguredProvider, Engine};
-use crate::domain::{
-    Ending, ErrorCode, ExecutionId, Failure, FailureKind, Lease, ProviderName, Signal, Spec,
-};
+use crate::domain::{Ending, ErrorCode, ExecutionId, Failure, FailureKind, Lease, Signal, Spec};
 use crate::providers::{AttemptFailure, Call, Output, Stop, StopReason, Stopper, stop_pair};
-use crate::store::{Claimed, Settlement};
+use crate::store::{Claimed, ProviderNews, Settlement};
 use crate::telemetry;
 
 /// Pieces of output that may wait for the store before the provider is slowed.
@@ -87,8 +85,8 @@ impl Engine {
         let ending = ending(&claimed, outcome, stop.reason());
         let how = counted(&ending);
         self.0.active.work_over(&attempt.lease);
-        let signal = self.worth_telling(&claimed, configured, signal);
-        if self.settle(&attempt.lease, ending, signal).await {
+        let news = self.worth_telling(&claimed, configured, signal);
+        if self.settle(&attempt.lease, ending, news).await {
             self.0.counters.ended(&spec.provider, how, started.elapsed(), self.now());
         }
         tracing::debug!(outcome = ?how, "attempt ended");
@@ -158,22 +156,36 @@ impl Engine {
         outcome
     }
 
-    /// What the provider's gate is to hear of an attempt. That it does its work is of interest only
-    /// from one that was let through to see; and failures count only while they are at least half of
-    /// what is seen here, so that a busy provider's gate does not close over a few.
+    /// What its provider is to hear of an attempt.
     fn worth_telling(
         &self,
         claimed: &Claimed,
         configured: &ConfiguredProvider,
         found: Option<Found>,
-    ) -> Option<(ProviderName, Signal)> {
+    ) -> Option<ProviderNews> {
+        let signal = self.signal(claimed, configured, found);
+        let reserved = claimed.reserved.clone();
+        let provider = claimed.spec.provider.clone();
+        let news = ProviderNews { provider, lane: claimed.lane.clone(), signal, reserved };
+        (news.signal.is_some() || news.reserved.is_some()).then_some(news)
+    }
+
+    /// What the gate is to hear of an attempt. That it does its work is of interest only
+    /// from one that was let through to see; and failures count only while they are at least half of
+    /// what is seen here, so that a busy provider's gate does not close over a few.
+    fn signal(
+        &self,
+        claimed: &Claimed,
+        configured: &ConfiguredProvider,
+        found: Option<Found>,
+    ) -> Option<Signal> {
         let provider = &claimed.spec.provider;
         let Some(found) = found else {
-            return claimed.probe.then(|| (provider.clone(), Signal::Unseen));
+            return claimed.probe.then_some(Signal::Unseen);
         };
         let answers = found == Found::Answered;
         let troubled = self.0.counters.troubled(provider, !answers, self.now());
-        let signal = match found {
+        Some(match found {
             Found::Answered if claimed.probe => Signal::Answered,
             Found::RateLimited { retry_after, message } => {
                 Signal::RateLimited { retry_after, message }
@@ -182,18 +194,12 @@ impl Engine {
                 Signal::Failed { message, breaker: configured.breaker }
             }
             Found::Answered | Found::Failed { .. } => return None,
-        };
-        Some((provider.clone(), signal))
+        })
     }
 
     /// Records how the attempt ended, as often as it takes; `false` if the lease was lost.
-    async fn settle(
-        &self,
-        lease: &Lease,
-        ending: Ending,
-        signal: Option<(ProviderName, Signal)>,
-    ) -> bool {
-        let settlement = Settlement { lease: lease.clone(), ending, signal };
+    async fn settle(&self, lease: &Lease, ending: Ending, news: Option<ProviderNews>) -> bool {
+        let settlement = Settlement { lease: lease.clone(), ending, news };
         let settled =
             self.until_answered("settle the attempt", || self.0.store.settle(settlement.clone()));
         settled.await

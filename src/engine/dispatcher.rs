@@ -125,6 +125,9 @@ impl Engine {
         };
         let report = store.claim(claim).await?;
         agenda.note(&look, &report, Instant::now(), rand::random());
+        for (provider, at) in &report.resumes {
+            agenda.resumes(provider, Instant::now() + at.since(self.now()));
+        }
         let passed_over = report.passed_over.clone();
         self.start_claimed(report, sent);
         if !passed_over.is_empty() && !store.kind().is_exclusive() {
@@ -285,6 +288,7 @@ impl Engine {
             | Change::Attached { .. }
             | Change::CancelRequested { .. }
             | Change::Output(_)
+            | Change::Held { .. }
             | Change::ShortOf(_)
             | Change::ShortageOver { .. } => false,
         }

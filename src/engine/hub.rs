@@ -71,6 +71,7 @@ impl Hub {
         let short = gates.iter().filter_map(|(name, gate)| match gate.state {
             GateState::Short(shortage) => Some((name.clone(), shortage)),
             GateState::Open
+            | GateState::Held(_)
             | GateState::Paused(_)
             | GateState::Closed { .. }
             | GateState::Probing { .. } => None,

@@ -72,6 +72,8 @@ pub struct EngineSettings {
     pub drain_timeout: Duration,
     /// The most attempts to run at the same time, over all providers.
     pub slots: u32,
+    /// How far ahead in the queue one point of priority puts an execution.
+    pub priority_head_start: Duration,
     /// What can do work here, and how much of it at a time.
     pub providers: Vec<ConfiguredProvider>,
     /// Tells how busy this machine is, for providers whose work is to start only while it is not.
@@ -132,7 +134,8 @@ impl Engine {
     /// Declares the providers, takes back what an earlier server left running, and starts.
     pub async fn start(store: Store, settings: EngineSettings, tasks: &Tasks) -> Result<Self> {
         let worker = WorkerId::new();
-        let declared = settings.providers.iter().map(|p| (p.name.clone(), p.limits)).collect();
+        let declared =
+            settings.providers.iter().map(|p| (p.name.clone(), p.limits.clone())).collect();
         for (provider, limits) in store.declare(declared).await? {
             tracing::info!(%provider, "Declared limit of provider {provider}: {}", limits.max_concurrent);
         }

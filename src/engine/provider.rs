@@ -29,12 +29,13 @@ impl Engine {
         }
         let names: Vec<_> = draft.changes.iter().map(|change| change.provider.clone()).collect();
         let updates: HashMap<_, _> =
-            draft.changes.iter().map(|change| (change.provider.clone(), change.update)).collect();
-        let LimitsDraft { changes, reason, expected, validate_only } = draft;
+            draft.changes.iter().map(|it| (it.provider.clone(), it.update.clone())).collect();
+        let LimitsDraft { changes, told, expected, validate_only } = draft;
+        let reason = told.reason.clone();
         let rows = self
             .0
             .store
-            .set_limits(changes, reason.clone(), expected, validate_only)
+            .set_limits(changes, told.clone(), expected, validate_only)
             .await?
             .map_err(|error| self.limits_error(error, expected))?;
         let mut views = self.providers(&names).await?;

@@ -1,12 +1,24 @@
 //! Taking submissions: what their provider accepts is stored, all of a batch or none.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::view::{plain, seen_by};
 use super::{Draft, Engine, Submission, SubmitError};
 use crate::domain::{Change, Event, Execution, ExecutionId, GateState, Spec};
 use crate::providers::Violation;
-use crate::store::{NewExecution, Payload, RequestIdConflict, StoreError, Submitted};
+use crate::store::{NewExecution, Payload, StoreError, SubmitRefused, Submitted};
+
+/// When to try again where as much is pending as may be: when some of it has ended, as far as can be
+/// told from how much ended within the last minute.
+fn until_room(ended_per_minute: f64) -> Duration {
+    const SOONEST: Duration = Duration::from_secs(1);
+    const LATEST: Duration = Duration::from_secs(30);
+    if ended_per_minute < 1.0 {
+        return LATEST;
+    }
+    Duration::from_secs_f64(60.0 / ended_per_minute).clamp(SOONEST, LATEST)
+}
 
 impl Engine {
     /// Stores new executions, all or none. Answers in order, after they are durable.
@@ -19,9 +31,8 @@ impl Engine {
             executions.push(self.accept(index, draft)?);
         }
         let specs: Vec<_> = executions.iter().map(|new| Arc::clone(&new.spec)).collect();
-        let answers = self.0.store.submit(executions).await?.map_err(
-            |RequestIdConflict { index, first }| SubmitError::RequestIdConflict { index, first },
-        )?;
+        let answers = self.0.store.submit(executions).await?;
+        let answers = answers.map_err(|refused| self.refusal(&specs, refused))?;
         let mut submissions = Vec::with_capacity(specs.len());
         for (spec, answer) in specs.into_iter().zip(answers) {
             submissions.push(self.submission(spec, answer).await?);
@@ -38,14 +49,18 @@ impl Engine {
             let name = draft.provider;
             return Err(SubmitError::ProviderUnavailable { index, name, reason });
         }
-        serde_json::from_str(&draft.input.json)
+        let demand = serde_json::from_str(&draft.input.json)
             .map_err(|error| vec![Violation::new("", error.to_string())])
-            .and_then(|input| configured.provider.check(&input))
+            .and_then(|input| {
+                configured.provider.check(&input)?;
+                Ok(configured.provider.demand(&input, draft.input.json.len()))
+            })
             .map_err(|violations| SubmitError::InvalidInput { index, violations })?;
         let spec = Spec {
             id: ExecutionId::new(),
             provider: draft.provider,
             input: draft.input,
+            demand,
             request_id: draft.request_id,
             priority: draft.priority,
             labels: draft.labels,
@@ -58,7 +73,25 @@ impl Engine {
             traceparent: draft.traceparent,
             created_at: self.now(),
         };
-        Ok(NewExecution { spec: Arc::new(spec), request_hash: draft.request_hash })
+        Ok(NewExecution {
+            spec: Arc::new(spec),
+            request_hash: draft.request_hash,
+            head_start: self.0.settings.priority_head_start,
+        })
+    }
+
+    fn refusal(&self, specs: &[Arc<Spec>], refused: SubmitRefused) -> SubmitError {
+        match refused {
+            SubmitRefused::RequestIdConflict { index, first } => {
+                SubmitError::RequestIdConflict { index, first }
+            }
+            SubmitRefused::TooManyPending { index, max } => {
+                let name = specs[index].provider.clone();
+                let (succeeded, failed) = self.0.counters.rates(&name, self.now());
+                let retry_after = until_room(succeeded + failed);
+                SubmitError::TooManyPending { index, name, max, retry_after }
+            }
+        }
     }
 
     async fn submission(

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::{Engine, View};
-use crate::domain::{Event, Execution, ExecutionId, GateState, ProviderName, State, Wait};
+use crate::domain::{Event, Execution, ExecutionId, GateState, HeldBy, ProviderName, State, Wait};
 use crate::store::{ListQuery, Payload, Result};
 
 /// How often a reader tries to see an execution and its provider's gate at one revision.
@@ -83,10 +83,19 @@ pub(super) fn state_of(gate: Option<&Event>) -> GateState {
 /// What of a gate holds this execution back. A pause does whatever else a pending one waits for; one
 /// that closed by itself, or a machine that is short, only what could start now.
 pub(super) fn seen_by(execution: &Execution, gate: GateState) -> GateState {
-    held_back(execution.state, execution.wait, gate)
+    let demand = execution.spec.demand.as_ref();
+    let model = demand.and_then(|demand| demand.model.as_deref());
+    held_back(execution.state, execution.wait, model, gate)
 }
 
-fn held_back(state: State, wait: Wait, gate: GateState) -> GateState {
+fn held_back(state: State, wait: Wait, model: Option<&str>, gate: GateState) -> GateState {
+    if let (State::Pending, Wait::None | Wait::Limit, GateState::Held(holds)) = (state, wait, &gate)
+    {
+        // The newest rate and a closed gate may both hold it: the gate says more.
+        let mut holds: Vec<_> = holds.iter().filter(|hold| hold.concerns(model)).cloned().collect();
+        holds.sort_by_key(|hold| matches!(hold.by, HeldBy::Rate { .. }));
+        return if holds.is_empty() { GateState::Open } else { GateState::Held(holds) };
+    }
     match (state, wait, &gate) {
         (State::Pending, _, GateState::Paused(_))
         | (
@@ -113,7 +122,7 @@ mod tests {
         let lack = Lack::Cpu { percent: 93, max_percent: 80 };
         let short = GateState::Short(Shortage { worker: WorkerId::new(), lack });
         let until = Timestamp::from_micros(1);
-        let seen = |state, wait, gate: &GateState| held_back(state, wait, gate.clone());
+        let seen = |state, wait, gate: &GateState| held_back(state, wait, None, gate.clone());
         for wait in [Wait::None, Wait::Limit] {
             assert_eq!(seen(State::Pending, wait, &paused), paused);
             assert_eq!(seen(State::Pending, wait, &short), short);

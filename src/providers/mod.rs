@@ -30,7 +30,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::domain::{
-    ErrorCode, ExecutionId, Failure, FailureKind, Handle, Lack, ResourceGate, Usage,
+    Demand, ErrorCode, ExecutionId, Failure, FailureKind, Handle, Lack, ResourceGate, Usage,
 };
 
 pub use claude::Claude;
@@ -59,6 +59,12 @@ pub trait Provider: Send + Sync + 'static {
     /// that is over its future is dropped, which must end the work too.
     fn stop_grace(&self) -> Duration {
         Duration::ZERO
+    }
+
+    /// Which model an input names and how many tokens it may take, as far as that can be told;
+    /// `bytes` is the size of the input as text.
+    fn demand(&self, _input: &Map<String, Value>, _bytes: usize) -> Option<Demand> {
+        None
     }
 
     /// What the machine must have left for an attempt to begin.

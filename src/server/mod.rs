@@ -133,6 +133,7 @@ impl Server {
             poll_interval: settings.poll_interval,
             drain_timeout: settings.drain_timeout,
             slots: settings.slots,
+            priority_head_start: settings.priority_head_start,
             providers: settings.providers.clone(),
             machine: Arc::clone(&settings.machine),
             host: rustix::system::uname().nodename().to_string_lossy().into_owned(),

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 
 use super::{
     Appended, BackendError, Due, EventQuery, Head, History, ListQuery, Load, Logged, NewExecution,
-    Notice, Payload, ProviderRow, StoreKind, Totals, WorkerRow,
+    Notice, Payload, Pick, ProviderRow, StoreKind, Totals, WorkerRow,
 };
 use crate::domain::{
     Event, ExecutionId, ProviderName, ProviderRecord, Record, Spec, Timestamp, WorkerId,
@@ -140,17 +140,20 @@ pub trait Transaction: Send {
         self.lock_providers(names).await
     }
 
-    /// Locks and reads every provider whose gate is to be tried again by `now`: its pause is over, or
-    /// the time for which it closed.
-    async fn gates_due(&mut self, now: Timestamp) -> Result<Vec<ProviderRecord>>;
+    /// Locks and reads every provider of which something is due by `now`: its pause is over, or the time
+    /// for which its gate closed, or that for which its limits were set.
+    async fn providers_due(&mut self, now: Timestamp) -> Result<Vec<ProviderRecord>>;
 
     /// How busy these providers are. Call after locking them: the count must be younger than the
     /// lock.
     async fn loads(&mut self, names: &[ProviderName]) -> Result<BTreeMap<ProviderName, Load>>;
 
-    /// Of each of these providers the first ready records, as many as are asked for, in the order
+    /// How many executions of this provider are pending; counted no further than `most`.
+    async fn pending(&mut self, provider: &ProviderName, most: u32) -> Result<u64>;
+
+    /// Of each of these queues the first ready records, as many as are asked for, in the order
     /// they are to be claimed.
-    async fn ready(&mut self, wanted: &[(ProviderName, u32)]) -> Result<Vec<Record>>;
+    async fn ready(&mut self, wanted: &[Pick]) -> Result<Vec<Record>>;
 
     /// Of each of these providers the first ready records that are claimed only to be stopped where
     /// their work may go on: cancelled, with a handle.
@@ -163,7 +166,7 @@ pub trait Transaction: Send {
     /// Records whose time has come, up to `limit` of each sort.
     async fn due(&mut self, now: Timestamp, reclaim: Timestamp, limit: u32) -> Result<Due>;
 
-    /// The earliest time at which `due` or `gates_due` will have something, leases apart.
+    /// The earliest time at which `due` or `providers_due` will have something, leases apart.
     async fn next_due(&mut self) -> Result<Option<Timestamp>>;
 
     /// Running records that `worker` does not own.

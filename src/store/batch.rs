@@ -9,11 +9,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{
-    Appended, BackendError, Due, Load, Logged, NewExecution, Notice, Transaction, WorkerRow,
+    Appended, BackendError, Due, Load, Logged, NewExecution, Notice, Pick, Transaction, WorkerRow,
 };
 use crate::domain::{
-    Change, ExecutionId, Fenced, Lease, Limits, ProviderName, ProviderRecord, Record, Spec,
-    Timestamp, Wait, WorkerId,
+    Change, ExecutionId, Fenced, GateState, Lease, Limits, ProviderName, ProviderRecord, Record,
+    Reserved, Spec, Timestamp, Wait, WorkerId,
 };
 
 type Result<T, E = BackendError> = std::result::Result<T, E>;
@@ -44,6 +44,9 @@ pub(super) struct Batch<'t> {
     providers: BTreeMap<ProviderName, ProviderRecord>,
     dirty_providers: BTreeSet<ProviderName>,
     room: HashMap<ProviderName, u32>,
+    loads: BTreeMap<ProviderName, Load>,
+    /// How many executions are pending, where that is bounded.
+    pending: HashMap<ProviderName, u64>,
     requests: HashMap<String, (ExecutionId, String)>,
     inserts: BTreeMap<ExecutionId, NewExecution>,
     outputs: BTreeMap<ExecutionId, Arc<str>>,
@@ -65,6 +68,8 @@ impl<'t> Batch<'t> {
             providers: BTreeMap::new(),
             dirty_providers: BTreeSet::new(),
             room: HashMap::new(),
+            loads: BTreeMap::new(),
+            pending: HashMap::new(),
             requests: HashMap::new(),
             inserts: BTreeMap::new(),
             outputs: BTreeMap::new(),
@@ -75,6 +80,11 @@ impl<'t> Batch<'t> {
             let records: Vec<_> = needs.declared.clone().into_iter().map(new).collect();
             batch.transaction.create_providers(&records).await?;
             needs.providers.extend(needs.declared.into_keys());
+        }
+        if !needs.loads.is_empty() {
+            batch.look_for_room(needs.loads.into_iter().collect()).await?;
+            // Who counts what is pending against a bound counts under the provider's lock.
+            needs.providers.extend(batch.bounded());
         }
         if !needs.claims.is_empty() {
             let names: Vec<_> = needs.claims.into_iter().collect();
@@ -97,9 +107,7 @@ impl<'t> Batch<'t> {
                 batch.requests.insert(request_id, (id, hash));
             }
         }
-        if !needs.loads.is_empty() {
-            batch.look_for_room(needs.loads.into_iter().collect()).await?;
-        }
+        batch.count_pending().await?;
         Ok(batch)
     }
 
@@ -170,17 +178,24 @@ impl<'t> Batch<'t> {
         self.records.insert(record.id, record);
     }
 
+    /// Changes a record that an operation found by itself in a way that is not logged.
+    pub(super) fn touch_loaded(&mut self, record: Record) {
+        self.dirty.insert(record.id);
+        self.records.insert(record.id, record);
+    }
+
     /// Claims a ready record; returns the lease and the attempts charged so far.
     pub(super) fn claim(
         &mut self,
         record: Record,
         worker: WorkerId,
         duration: Duration,
+        reserved: Option<Reserved>,
     ) -> (Lease, u32) {
         let (id, now) = (record.id, self.now);
         let mut lease = None;
         self.change_loaded(record, |record| {
-            let (taken, change) = record.claim(worker, now, duration);
+            let (taken, change) = record.claim(worker, now, duration, reserved);
             lease = Some((taken, record.charged));
             change
         });
@@ -194,6 +209,9 @@ impl<'t> Batch<'t> {
             self.requests.insert(request_id.clone(), seen);
         }
         let place = i64::try_from(self.log.len()).unwrap_or(i64::MAX);
+        if let Some(pending) = self.pending.get_mut(&record.provider) {
+            *pending += 1;
+        }
         self.log(record.provider.clone(), Some(record.id), change);
         self.inserts.insert(record.id, new);
         self.records.insert(record.id, record);
@@ -209,9 +227,36 @@ impl<'t> Batch<'t> {
     pub(super) async fn look_for_room(&mut self, names: Vec<ProviderName>) -> Result<()> {
         for (name, load) in self.transaction.loads(&names).await? {
             let room = if load.has_ready { 0 } else { load.limit.saturating_sub(load.running) };
-            self.room.insert(name, room);
+            self.room.insert(name.clone(), room);
+            self.loads.insert(name, load);
         }
         Ok(())
+    }
+
+    /// How busy a provider was that was asked for, without a lock.
+    pub(super) fn load(&self, name: &ProviderName) -> Option<&Load> {
+        self.loads.get(name)
+    }
+
+    /// Providers that take no more than so many pending executions.
+    fn bounded(&self) -> Vec<ProviderName> {
+        let bounded = self.loads.iter().filter(|(_, load)| load.max_pending.is_some());
+        bounded.map(|(name, _)| name.clone()).collect()
+    }
+
+    async fn count_pending(&mut self) -> Result<()> {
+        for name in self.bounded() {
+            let most = self.loads.get(&name).and_then(|load| load.max_pending).unwrap_or_default();
+            let pending = self.transaction.pending(&name, most.saturating_add(1)).await?;
+            self.pending.insert(name, pending);
+        }
+        Ok(())
+    }
+
+    /// How many executions of a provider are pending with those that this batch adds, counted no
+    /// further than one above its bound; `None` if there is no bound.
+    pub(super) fn pending(&self, name: &ProviderName) -> Option<u64> {
+        self.pending.get(name).copied()
     }
 
     /// What an execution of `provider` that becomes ready waits for: nothing while there is room,
@@ -231,9 +276,14 @@ impl<'t> Batch<'t> {
         self.providers.get(name)
     }
 
-    /// Changes a provider.
+    /// Changes a provider. Where that opens its gate, what is held back all the same is told anew.
     pub(super) fn put_provider(&mut self, record: ProviderRecord, change: Change) {
-        self.log(record.name.clone(), None, change);
+        let opens = GateState::after(&change) == Some(GateState::Open);
+        let name = || record.name.clone();
+        self.log(name(), None, change);
+        if opens && matches!(record.gate(), GateState::Held(_)) {
+            self.log(name(), None, record.holds_change());
+        }
         self.dirty_providers.insert(record.name.clone());
         self.providers.insert(record.name.clone(), record);
     }
@@ -281,8 +331,8 @@ impl<'t> Batch<'t> {
         self.transaction.loads(names).await
     }
 
-    /// The first ready records of each provider. Flush first if anything changed.
-    pub(super) async fn ready(&mut self, wanted: &[(ProviderName, u32)]) -> Result<Vec<Record>> {
+    /// The first ready records of each of these queues. Flush first if anything changed.
+    pub(super) async fn ready(&mut self, wanted: &[Pick]) -> Result<Vec<Record>> {
         if wanted.is_empty() {
             return Ok(Vec::new());
         }
@@ -320,10 +370,11 @@ impl<'t> Batch<'t> {
         self.transaction.next_due().await
     }
 
-    /// Providers whose gate is to be tried again by itself: a pause is over, or the time for which it was closed.
-    pub(super) async fn gates_due(&mut self) -> Result<Vec<ProviderRecord>> {
+    /// Providers of which something is due: a pause is over, or the time for which a gate was closed or
+    /// limits were set.
+    pub(super) async fn providers_due(&mut self) -> Result<Vec<ProviderRecord>> {
         self.flush().await?;
-        self.transaction.gates_due(self.now).await
+        self.transaction.providers_due(self.now).await
     }
 
     /// Running records of other workers.

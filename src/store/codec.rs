@@ -12,8 +12,9 @@ use super::{
     BackendError, Head, Load, Logged, Notice, ProviderRow, Totals, WorkerRow, WorkerStatus,
 };
 use crate::domain::{
-    Change, Event, ExecutionId, Health, Input, Limits, OnLost, Pause, ProviderName, ProviderRecord,
-    Record, RetryPolicy, Spec, State, Timestamp, Token, Usage, Wait, WorkerId,
+    Change, Demand, Event, ExecutionId, Expiry, Flow, Health, Input, Limits, OnLost, Overrides,
+    Pause, ProviderName, ProviderRecord, Record, RetryPolicy, Spec, State, Timestamp, Token, Usage,
+    Wait, WorkerId,
 };
 
 type Result<T> = std::result::Result<T, BackendError>;
@@ -39,7 +40,7 @@ macro_rules! record_columns {
     () => {
         "id, provider, state, ready, wait, interrupted, priority, due_at, queue_deadline, token, \
          owner, lease_expires_at, attempts, charged, crashes, cancel_requested_at, handle, \
-         on_lost"
+         on_lost, rank, lane, demand"
     };
 }
 pub(super) use record_columns;
@@ -57,7 +58,7 @@ pub(super) use spec_columns;
 macro_rules! provider_columns {
     () => {
         "name, declared_max, overriding_max, paused, pause_reason, pause_until, limits_revision, \
-         gate_revision, shortage, health, closed_until"
+         gate_revision, shortage, health, closed_until, in_force, limits, limits_until, flow"
     };
 }
 pub(super) use provider_columns;
@@ -78,6 +79,19 @@ pub(super) struct Options {
     traceparent: Option<String>,
     #[serde(default)]
     on_lost: OnLost,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    demand: Option<Demand>,
+}
+
+/// The limits of a provider of which there is more to say than `max_concurrent`.
+#[derive(Serialize, Deserialize)]
+struct StoredLimits {
+    declared: Limits,
+    overriding: Overrides,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    expiry: Option<Expiry>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    adapted: Option<u32>,
 }
 
 /// How far changes move the totals that the store keeps.
@@ -133,6 +147,7 @@ impl Options {
             retry_of: spec.retry_of,
             traceparent: spec.traceparent.clone(),
             on_lost: spec.on_lost,
+            demand: spec.demand.clone(),
         }
     }
 }
@@ -168,6 +183,33 @@ pub(super) fn health(health: &Health) -> Result<Option<String>> {
     if health.is_blank() { Ok(None) } else { json(health).map(Some) }
 }
 
+/// What there is to say of a provider's limits besides the numbers that have columns of their own.
+pub(super) fn limits(record: &ProviderRecord) -> Result<Option<String>> {
+    let ProviderRecord { declared, overriding, expiry, adapted, .. } = record;
+    let plain = declared.is_plain()
+        && overriding.max_concurrent.is_none_or(|max| *overriding == Overrides::concurrent(max))
+        && (overriding.max_concurrent.is_some() || overriding.is_empty())
+        && expiry.is_none()
+        && adapted.is_none();
+    if plain {
+        return Ok(None);
+    }
+    let (declared, overriding) = (declared.clone(), overriding.clone());
+    json(&StoredLimits { declared, overriding, expiry: expiry.clone(), adapted: *adapted })
+        .map(Some)
+}
+
+/// What is kept of a provider's flow; nothing where there is nothing to say.
+pub(super) fn flow(flow: &Flow) -> Result<Option<String>> {
+    if flow.is_blank() { Ok(None) } else { json(flow).map(Some) }
+}
+
+/// What an execution may take of budgets, where that is known.
+pub(super) fn demand(record: &Record) -> Option<String> {
+    let demand = record.demand.as_ref()?;
+    Some(serde_json::to_string(demand).expect("its keys are text and its numbers finite"))
+}
+
 pub(super) const fn kind_number(change: &Change) -> i16 {
     match change {
         Change::Submitted { .. }
@@ -184,6 +226,7 @@ pub(super) const fn kind_number(change: &Change) -> i16 {
         | Change::GateOpened {}
         | Change::Paused { .. }
         | Change::Resumed { .. }
+        | Change::Held { .. }
         | Change::ShortOf(_)
         | Change::ShortageOver { .. } => 3,
     }
@@ -226,6 +269,9 @@ pub(super) fn record(row: &impl Columns) -> Result<Record> {
             1 => OnLost::Fail,
             other => return Err(corrupt("what follows a loss", other)),
         },
+        rank: Timestamp::from_micros(int(row, 18)?),
+        lane: text(row, 19)?.to_owned(),
+        demand: row.text(20)?.map(|demand| from_json("a demand", demand)).transpose()?,
     })
 }
 
@@ -247,6 +293,7 @@ pub(super) fn spec(row: &impl Columns) -> Result<Spec> {
         retry_of: options.retry_of,
         traceparent: options.traceparent,
         on_lost: options.on_lost,
+        demand: options.demand,
     })
 }
 
@@ -257,16 +304,34 @@ pub(super) fn provider(row: &impl Columns) -> Result<ProviderRecord> {
     } else {
         None
     };
-    let overriding = row.int(2)?.map(to_number).transpose()?;
+    let stored = match row.text(12)? {
+        Some(text) => from_json("a provider's limits", text)?,
+        None => StoredLimits {
+            declared: Limits::concurrent(number(row, 1)?),
+            overriding: Overrides {
+                max_concurrent: row.int(2)?.map(to_number).transpose()?,
+                ..Overrides::default()
+            },
+            expiry: None,
+            adapted: None,
+        },
+    };
+    let StoredLimits { declared, overriding, expiry, adapted } = stored;
     Ok(ProviderRecord {
         name: parse(row, 0)?,
-        declared: Limits { max_concurrent: number(row, 1)? },
-        overriding: overriding.map(|max_concurrent| Limits { max_concurrent }),
+        declared,
+        overriding,
+        expiry,
+        adapted,
         pause,
         shortage: row.text(8)?.map(|text| from_json("a shortage", text)).transpose()?,
         health: match row.text(9)? {
             Some(text) => from_json("a provider's health", text)?,
             None => Health::default(),
+        },
+        flow: match row.text(14)? {
+            Some(text) => from_json("a provider's flow", text)?,
+            None => Flow::default(),
         },
         limits_revision: int(row, 6)?,
         gate_revision: int(row, 7)?,
@@ -309,9 +374,14 @@ pub(super) fn worker(row: &impl Columns) -> Result<WorkerRow> {
     })
 }
 
-/// Reads `name, running, has_ready, has_unmarked, limit`, the name apart.
+/// Reads `name, running, has_ready, has_unmarked, in_force, limits`, the name apart.
 pub(super) fn load(row: &impl Columns) -> Result<Load> {
+    let limits = row.text(5)?.map(|text| from_json::<StoredLimits>("a provider's limits", text));
+    let limits = limits.transpose()?.map(|stored| stored.overriding.over(&stored.declared));
+    let limits = limits.unwrap_or_default();
     Ok(Load {
+        max_pending: limits.max_pending,
+        models: limits.models.into_keys().collect(),
         running: number(row, 1)?,
         has_ready: row.flag(2)?,
         has_unmarked: row.flag(3)?,
@@ -334,10 +404,10 @@ pub(super) fn head(row: &impl Columns) -> Result<Head> {
 pub(super) fn provider_row(row: &impl Columns) -> Result<ProviderRow> {
     Ok(ProviderRow {
         record: provider(row)?,
-        running: number(row, 11)?,
-        pending: number(row, 12)?,
-        oldest_ready: time(row, 13)?,
-        usage: Usage { input_tokens: int(row, 14)?, output_tokens: int(row, 15)? },
+        running: number(row, 15)?,
+        pending: number(row, 16)?,
+        oldest_ready: time(row, 17)?,
+        usage: Usage { input_tokens: int(row, 18)?, output_tokens: int(row, 19)? },
     })
 }
 

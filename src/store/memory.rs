@@ -10,7 +10,7 @@ use tokio::sync::{Mutex, OwnedMutexGuard};
 use super::codec::usage_of;
 use super::{
     Appended, Backend, BackendError, Due, EventQuery, Head, History, Lane, ListQuery, Load, Logged,
-    NewExecution, Payload, ProviderRow, StoreKind, Totals, Transaction, WorkerRow,
+    NewExecution, Payload, Pick, ProviderRow, StoreKind, Totals, Transaction, WorkerRow,
 };
 use crate::domain::{
     Change, Event, ExecutionId, ProviderName, ProviderRecord, Record, Spec, State, Timestamp,
@@ -201,7 +201,7 @@ impl Transaction for MemoryTransaction {
         Ok(names.iter().filter_map(|name| self.staged.providers.get(name).cloned()).collect())
     }
 
-    async fn gates_due(&mut self, now: Timestamp) -> Result<Vec<ProviderRecord>> {
+    async fn providers_due(&mut self, now: Timestamp) -> Result<Vec<ProviderRecord>> {
         let over = |record: &&ProviderRecord| record.due_at().is_some_and(|until| until <= now);
         Ok(self.staged.providers.values().filter(over).cloned().collect())
     }
@@ -214,18 +214,27 @@ impl Transaction for MemoryTransaction {
                 has_ready: self.staged.of(name).any(Record::is_ready),
                 has_unmarked: self.staged.of(name).any(is_unmarked),
                 limit: provider.effective().max_concurrent,
+                max_pending: provider.effective().max_pending,
+                models: provider.effective().models.into_keys().collect(),
             };
             Some((name.clone(), load))
         };
         Ok(names.iter().filter_map(load).collect())
     }
 
-    async fn ready(&mut self, wanted: &[(ProviderName, u32)]) -> Result<Vec<Record>> {
-        let of = |(provider, limit): &(ProviderName, u32)| {
-            let mut ready: Vec<_> =
-                self.staged.of(provider).filter(|record| record.is_ready()).cloned().collect();
-            ready.sort_by_key(|r| (!r.interrupted, std::cmp::Reverse(r.priority), r.due_at, r.id));
-            ready.truncate(usize::try_from(*limit).unwrap_or(usize::MAX));
+    async fn pending(&mut self, provider: &ProviderName, most: u32) -> Result<u64> {
+        let pending = self.staged.of(provider).filter(|record| record.state == State::Pending);
+        let most = usize::try_from(most).unwrap_or(usize::MAX);
+        Ok(pending.take(most).count() as u64)
+    }
+
+    async fn ready(&mut self, wanted: &[Pick]) -> Result<Vec<Record>> {
+        let of = |pick: &Pick| {
+            let queue = self.staged.of(&pick.provider);
+            let queue = queue.filter(|record| record.is_ready() && record.lane == pick.lane);
+            let mut ready: Vec<_> = queue.cloned().collect();
+            ready.sort_by_key(Record::turn);
+            ready.truncate(usize::try_from(pick.most).unwrap_or(usize::MAX));
             ready
         };
         Ok(wanted.iter().flat_map(of).collect())

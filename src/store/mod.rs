@@ -27,7 +27,7 @@ use tokio::sync::broadcast;
 
 use crate::domain::{
     Chunk, Clock, Event, Execution, ExecutionId, Fenced, Handle, Lease, Limits, ProviderName,
-    Timestamp, WorkerId,
+    Timestamp, Told, WorkerId,
 };
 use crate::tasks::Tasks;
 
@@ -37,12 +37,12 @@ pub use feed::Commit;
 pub use memory::MemoryBackend;
 pub use model::{
     Appended, Due, EventQuery, Head, History, ListQuery, Load, Logged, NewExecution, Notice,
-    Payload, ProviderRow, StoreKind, Totals, WorkerRow, WorkerStatus,
+    Payload, Pick, ProviderRow, StoreKind, Totals, WorkerRow, WorkerStatus,
 };
 pub use ops::{
     Advanced, CancelAnswer, Claim, ClaimReport, Claimed, ExpectedRevision, GateChange, LimitChange,
-    ProviderClaims, Renewed, RequestIdConflict, SetLimitsError, Settlement, ShortageAnswer,
-    ShortageReport, Submitted, Wanted,
+    ProviderClaims, ProviderNews, Renewed, SetLimitsError, Settlement, ShortageAnswer,
+    ShortageReport, SubmitRefused, Submitted, Wanted,
 };
 pub use postgres::{ClockSource, Listen, PostgresBackend, PostgresOptions};
 pub use sqlite::SqliteBackend;
@@ -73,7 +73,7 @@ impl Store {
     pub async fn submit(
         &self,
         executions: Vec<NewExecution>,
-    ) -> Result<Result<Vec<Submitted>, RequestIdConflict>> {
+    ) -> Result<Result<Vec<Submitted>, SubmitRefused>> {
         self.writer.run(ops::Submit { executions }).await
     }
 
@@ -148,11 +148,11 @@ impl Store {
     pub async fn set_limits(
         &self,
         changes: Vec<LimitChange>,
-        reason: String,
+        told: Told,
         expected: ExpectedRevision,
         validate_only: bool,
     ) -> Result<Result<Vec<ProviderRow>, SetLimitsError>> {
-        self.writer.run(ops::SetLimits { changes, reason, expected, validate_only }).await
+        self.writer.run(ops::SetLimits { changes, told, expected, validate_only }).await
     }
 
     /// Pauses or resumes a provider; `false` if it was so already.

@@ -1,7 +1,8 @@
 //! What goes into a database and comes out of it, as plain values.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::domain::{
     Change, Event, Execution, ExecutionId, ProviderName, ProviderRecord, Record, Spec, State,
@@ -57,10 +58,12 @@ pub struct NewExecution {
     pub spec: Arc<Spec>,
     /// Hash of the canonical request, to tell a repetition from a conflict.
     pub request_hash: String,
+    /// What each point of priority is worth in the queue.
+    pub head_start: Duration,
 }
 
 /// How busy a provider is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Load {
     /// Its running executions, over all workers.
     pub running: u32,
@@ -68,8 +71,23 @@ pub struct Load {
     pub has_ready: bool,
     /// Whether some of them do not yet say that they wait for its limit.
     pub has_unmarked: bool,
-    /// Its effective limit; 0 if it is unknown.
+    /// The `max_concurrent` in force; 0 if it is unknown.
     pub limit: u32,
+    /// The most executions that may be pending, if there is such a bound.
+    pub max_pending: Option<u32>,
+    /// Models that have limits of their own.
+    pub models: BTreeSet<String>,
+}
+
+/// What is wanted of one of a provider's queues.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pick {
+    /// Whose.
+    pub provider: ProviderName,
+    /// Which: that of a model, or the common one.
+    pub lane: String,
+    /// At most so many.
+    pub most: u32,
 }
 
 /// Records whose time has come.

@@ -109,7 +109,7 @@ async fn a_settlement_under_an_old_token_leaves_no_trace(db: Db) {
     let home = StoreHome::new(db).await;
     let tasks = Tasks::default();
     let store = Store::start(home.open().await, Arc::new(SystemClock), &tasks);
-    let limits = Limits { max_concurrent: 1 };
+    let limits = Limits::concurrent(1);
     store.declare(vec![("sim".parse().unwrap(), limits)]).await.unwrap();
     store.submit(vec![stored("sim")]).await.unwrap().unwrap();
     let claim = |worker| claim(worker, vec![unshared("sim".parse().unwrap(), 1)]);
@@ -131,7 +131,7 @@ async fn start(backend: Arc<dyn Backend>) -> Engine {
     let provider = |name: &str, limit, provider: Arc<dyn Provider>| ConfiguredProvider {
         name: name.parse().unwrap(),
         kind: "test".to_owned(),
-        limits: Limits { max_concurrent: limit },
+        limits: Limits::concurrent(limit),
         run_timeout: Duration::from_secs(3_600),
         breaker: Breaker::default(),
         provider,
@@ -141,6 +141,7 @@ async fn start(backend: Arc<dyn Backend>) -> Engine {
         poll_interval: Duration::from_secs(2),
         drain_timeout: Duration::from_secs(30),
         slots: 1_000,
+        priority_head_start: Duration::from_secs(60),
         providers: vec![
             provider("panics", 1, Arc::new(Panics)),
             provider("one", 1, Arc::new(Simulated)),
@@ -197,6 +198,7 @@ fn stored(provider: &str) -> NewExecution {
         id: ExecutionId::new(),
         provider,
         input,
+        demand: None,
         request_id: None,
         priority,
         labels,
@@ -209,5 +211,5 @@ fn stored(provider: &str) -> NewExecution {
         traceparent: None,
         created_at: SystemClock.now(),
     };
-    NewExecution { spec: Arc::new(spec), request_hash: String::new() }
+    NewExecution { spec: Arc::new(spec), request_hash: String::new(), head_start: Duration::ZERO }
 }

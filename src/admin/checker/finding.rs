@@ -15,7 +15,9 @@ pub enum Rule {
     Revisions,
     /// A claim leaves no more running than the limit in force (P1).
     Limits,
-    /// A paused provider admits nothing.
+    /// What begins within any minute is within the budgets in force.
+    Rates,
+    /// A provider that is paused, or whose gate is closed, admits nothing.
     Gate,
     /// Only what is ready is claimed.
     Readiness,
@@ -41,7 +43,8 @@ impl Rule {
         match self {
             Self::Revisions => "revisions are dense",
             Self::Limits => "limits are kept",
-            Self::Gate => "paused providers admit nothing",
+            Self::Rates => "budgets of the minute are kept",
+            Self::Gate => "closed gates admit nothing",
             Self::Readiness => "only the ready is claimed",
             Self::Fencing => "tokens fence",
             Self::Transitions => "states follow each other as they may",

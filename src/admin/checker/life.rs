@@ -117,7 +117,7 @@ impl Life {
             format!("it was submitted to {}", self.provider)
         });
         match &event.change {
-            Change::Claimed { token, worker, attempt, charged, handle } => {
+            Change::Claimed { token, worker, attempt, charged, handle, reserved: _ } => {
                 findings.expect(Rule::Cancel, !self.cancelled || handle.is_some(), || {
                     "claimed after a cancel".to_owned()
                 });
@@ -169,6 +169,7 @@ impl Life {
             | Change::GateClosed { .. }
             | Change::GateProbing { .. }
             | Change::GateOpened {}
+            | Change::Held { .. }
             | Change::ShortOf(_)
             | Change::ShortageOver { .. } => {}
         }

@@ -4,6 +4,7 @@
 //! that wrote the log, so that a fault there is not repeated here. It keeps little of a finished
 //! execution, so that a log of millions fits in memory.
 
+mod budget;
 mod finding;
 mod life;
 mod provider;
@@ -81,9 +82,14 @@ impl Checker {
             return findings.conclude(event);
         }
         if let Some(life) = self.live.get_mut(&id) {
-            if matches!(event.change, Change::Claimed { .. }) {
+            if let Change::Claimed { token, reserved, .. } = &event.change {
                 let held = !life.is_to_be_stopped();
-                provider.admit(id, event.at, held, &mut findings);
+                provider.admit((id, *token), event.at, held, reserved.as_ref(), &mut findings);
+            }
+            if let Some(ended) = event.change.ended()
+                && let Some(usage) = ended.usage
+            {
+                provider.consumed((id, ended.token), usage);
             }
             life.apply(event, &mut findings);
             if !life.is_running() {

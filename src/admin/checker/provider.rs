@@ -2,8 +2,12 @@
 
 use std::collections::BTreeSet;
 
+use super::budget::Budgets;
 use super::finding::{Findings, Rule};
-use crate::domain::{Change, ExecutionId, PROBE_PAUSE, ProviderName, ProviderRecord, Timestamp};
+use crate::domain::{
+    Change, ExecutionId, Limits, Overrides, PROBE_PAUSE, ProviderName, ProviderRecord, Reserved,
+    Timestamp, Token, Usage,
+};
 
 /// A gate that closes by itself, as the log has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,6 +43,7 @@ pub struct ProviderCheck {
     /// Claims so far.
     pub claims: u64,
     running: BTreeSet<ExecutionId>,
+    budgets: Budgets,
     /// Whether the log has everything of it; not if its beginning was compacted away.
     complete: bool,
 }
@@ -55,6 +60,7 @@ impl ProviderCheck {
             limit_at_max: None,
             claims: 0,
             running: BTreeSet::new(),
+            budgets: Budgets::default(),
             complete,
         }
     }
@@ -64,7 +70,16 @@ impl ProviderCheck {
         self.running.iter().copied().collect()
     }
 
+    /// An attempt at one of its executions ended, and consumed this.
+    pub(super) fn consumed(&mut self, attempt: (ExecutionId, Token), usage: Usage) {
+        self.budgets.end(attempt, usage);
+    }
+
     pub(super) fn apply(&mut self, change: &Change, findings: &mut Findings<'_>) {
+        if change.is_gate() {
+            // The newest entry says all there is to say of what is held back.
+            self.budgets.held(&[]);
+        }
         match change {
             Change::GateClosed { until, .. } => {
                 findings.expect(Rule::Gate, !self.paused, || {
@@ -85,13 +100,14 @@ impl ProviderCheck {
             Change::LimitsChanged { declared, overriding, effective, .. } => {
                 findings.expect(
                     Rule::Limits,
-                    *effective == overriding.unwrap_or(*declared),
+                    agrees(declared, overriding.as_ref(), effective),
                     || "the limit in force is neither the override nor the declared one".to_owned(),
                 );
                 findings.expect(Rule::Limits, effective.max_concurrent > 0, || {
                     "the limit in force is 0".to_owned()
                 });
                 self.limit = Some(effective.max_concurrent);
+                self.budgets.set(effective);
             }
             Change::Paused { .. } => {
                 (self.paused, self.short) = (true, false);
@@ -104,6 +120,7 @@ impl ProviderCheck {
                 );
                 (self.paused, self.closed) = (false, Closed::No);
             }
+            Change::Held { holds } => self.budgets.held(holds),
             Change::ShortOf(_) => {
                 findings.expect(Rule::Gate, !self.paused, || {
                     "said to wait for a machine while it was paused".to_owned()
@@ -132,13 +149,14 @@ impl ProviderCheck {
     /// A closed gate does not hold back what is claimed only to be stopped: `held` is false then.
     pub(super) fn admit(
         &mut self,
-        id: ExecutionId,
+        attempt: (ExecutionId, Token),
         at: Timestamp,
         held: bool,
+        reserved: Option<&Reserved>,
         findings: &mut Findings<'_>,
     ) {
         self.claims += 1;
-        self.running.insert(id);
+        self.running.insert(attempt.0);
         let running = self.running.len();
         if running > self.max_running {
             (self.max_running, self.limit_at_max) = (running, self.limit);
@@ -157,6 +175,7 @@ impl ProviderCheck {
         if !held {
             return;
         }
+        self.budgets.begin(attempt, reserved, at, findings);
         findings.expect(Rule::Gate, !self.paused, || {
             "claimed while its provider was paused".to_owned()
         });
@@ -215,6 +234,17 @@ impl ProviderCheck {
             format!("provider {}: {row} by its row, {logged} by the log", self.name)
         });
     }
+}
+
+/// Whether these limits are what an operator set, and where nothing was set what is declared; one that
+/// moves by itself is within its bounds.
+fn agrees(declared: &Limits, overriding: Option<&Overrides>, effective: &Limits) -> bool {
+    let stated = overriding.map_or_else(|| declared.clone(), |set| set.over(declared));
+    let expected = match stated.adaptive {
+        Some(bounds) => (bounds.min..=bounds.max).contains(&effective.max_concurrent),
+        None => effective.max_concurrent == stated.max_concurrent,
+    };
+    expected && Limits { max_concurrent: stated.max_concurrent, ..effective.clone() } == stated
 }
 
 const fn gate(paused: bool) -> &'static str {

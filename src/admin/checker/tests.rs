@@ -3,7 +3,7 @@
 use super::*;
 use crate::domain::{
     AttemptEnd, Chunk, ChunkContent, ClosedBy, EndCause, ErrorCode, Failure, Handle, Lack, Limits,
-    OnLost, OutputStream, Pause, Shortage, State, Timestamp, Token, Wait, WorkerId,
+    OnLost, OutputStream, Overrides, Pause, Shortage, State, Timestamp, Token, Wait, WorkerId,
 };
 
 /// A log in the making; entries follow each other without gaps unless a test makes one.
@@ -29,11 +29,18 @@ impl Log {
     }
 
     fn limit(&mut self, max_concurrent: u32) -> &mut Self {
-        let limits = Limits { max_concurrent };
+        let limits = Limits::concurrent(max_concurrent);
         let reason = String::new();
         self.add(
             None,
-            Change::LimitsChanged { declared: limits, overriding: None, effective: limits, reason },
+            Change::LimitsChanged {
+                declared: limits.clone(),
+                overriding: None,
+                effective: limits,
+                expires_at: None,
+                reason,
+                actor: String::new(),
+            },
         )
     }
 
@@ -65,7 +72,10 @@ impl Log {
         handle: Option<Handle>,
     ) -> &mut Self {
         let (worker, token) = (self.worker, Token(token));
-        self.add(Some(id), Change::Claimed { token, worker, attempt, charged, handle })
+        self.add(
+            Some(id),
+            Change::Claimed { token, worker, attempt, charged, handle, reserved: None },
+        )
     }
 
     fn end(&self, token: i64, cause: EndCause) -> AttemptEnd {
@@ -231,9 +241,13 @@ fn a_limit_of_nothing_is_found() {
 #[test]
 fn a_limit_that_nobody_set_is_found() {
     let mut log = Log::with_limit(1);
-    let [declared, effective] = [1, 2].map(|max_concurrent| Limits { max_concurrent });
+    let [declared, effective] = [1, 2].map(Limits::concurrent);
     let reason = String::new();
-    log.add(None, Change::LimitsChanged { declared, overriding: None, effective, reason });
+    let (overriding, expires_at, actor) = (None, None, String::new());
+    log.add(
+        None,
+        Change::LimitsChanged { declared, overriding, effective, expires_at, reason, actor },
+    );
     log.breaks(Rule::Limits, "neither the override nor the declared one");
 }
 
@@ -602,6 +616,9 @@ fn row(log: &Log, id: ExecutionId) -> Record {
         interrupted: false,
         priority: 0,
         due_at: Timestamp::default(),
+        rank: Timestamp::default(),
+        lane: String::new(),
+        demand: None,
         queue_deadline: None,
         token: Token(1),
         owner: None,
@@ -657,9 +674,8 @@ fn a_row_without_a_log_and_a_log_without_a_row_are_found() {
 fn a_providers_row_that_says_something_else_than_the_log_is_found() {
     let mut log = Log::with_limit(2);
     log.pause();
-    let limits = |max_concurrent| Limits { max_concurrent };
-    let mut record = ProviderRecord::new("p".parse().unwrap(), limits(1));
-    record.overriding = Some(limits(2));
+    let mut record = ProviderRecord::new("p".parse().unwrap(), Limits::concurrent(1));
+    record.overriding = Overrides::concurrent(2);
     record.pause = Some(Pause { reason: String::new(), until: None });
     let mut checker = log.is_clean();
     assert_eq!(checker.agree_on_provider(&record), Ok(()));
@@ -674,7 +690,7 @@ fn a_providers_row_that_says_something_else_than_the_log_is_found() {
         violation.message,
         "provider p: its work waits for a machine by its row, no work waits for a machine by the log"
     );
-    let wide = ProviderRecord { overriding: Some(limits(9)), ..record };
+    let wide = ProviderRecord { overriding: Overrides::concurrent(9), ..record };
     let violation = checker.agree_on_provider(&wide).unwrap_err();
     assert_eq!(violation.message, "provider p: its row has limit 9, the log 2");
 }

@@ -8,8 +8,8 @@ use super::retry_policy;
 use super::scalar::{to_duration, to_i32, to_timestamp};
 use super::trace::trace_id;
 use crate::domain::{
-    Attempt, ClosedBy, Failure, GateState, Input, Pause, ProviderName, State, Timestamp, Usage,
-    Wait,
+    Attempt, ClosedBy, Failure, GateState, HeldBy, Hold, Input, Pause, ProviderName, State,
+    Timestamp, Usage, Wait,
 };
 use crate::engine::View;
 use crate::pb;
@@ -106,6 +106,33 @@ fn error(failure: &Failure) -> pb::Error {
     }
 }
 
+/// What a hold says to an execution that it holds back.
+fn held(provider: &ProviderName, hold: &Hold) -> pb::WaitStatus {
+    let whose = match &hold.model {
+        Some(model) => format!("model {model} of provider {provider}"),
+        None => format!("provider {provider}"),
+    };
+    match &hold.by {
+        HeldBy::Rate { until } => {
+            let message = format!("the budget of this minute of {whose} is spent");
+            waiting(pb::WaitReason::Rate, message, Some(*until))
+        }
+        HeldBy::Closed { cause, until, reason } => {
+            let message = format!("{whose}: {}", closed(*cause, reason));
+            waiting(pb::WaitReason::GateClosed, message, Some(*until))
+        }
+        HeldBy::Probing { cause, reason } => {
+            let cause = closed(*cause, reason);
+            let message = format!("one execution is let through to see at {whose}: {cause}");
+            waiting(pb::WaitReason::GateClosed, message, None)
+        }
+        HeldBy::NoWorker => {
+            let message = format!("no worker that lives is configured for {whose}");
+            waiting(pb::WaitReason::NoWorker, message, None)
+        }
+    }
+}
+
 /// Why a pending execution does not run. What its provider's gate says goes first.
 fn wait_status(view: &View) -> Option<pb::WaitStatus> {
     let execution = &view.execution;
@@ -128,6 +155,11 @@ fn wait_status(view: &View) -> Option<pb::WaitStatus> {
             let message =
                 format!("one execution is let through to see: {}", closed(*cause, reason));
             return Some(waiting(pb::WaitReason::GateClosed, message, None));
+        }
+        GateState::Held(holds) => {
+            if let Some(hold) = holds.first() {
+                return Some(held(provider, hold));
+            }
         }
     }
     match execution.wait {
@@ -187,6 +219,7 @@ pub(crate) mod tests {
             id: ExecutionId::new(),
             provider: "ollama".parse().unwrap(),
             input,
+            demand: None,
             request_id: Some("mine".to_owned()),
             priority: -3,
             labels: [("team".to_owned(), "a".to_owned())].into(),
@@ -217,8 +250,14 @@ pub(crate) mod tests {
 
     fn failed_attempt(view: &mut View, wait: Wait) {
         let worker = WorkerId::new();
-        let claimed =
-            Change::Claimed { token: Token(1), worker, attempt: 1, charged: 1, handle: None };
+        let claimed = Change::Claimed {
+            token: Token(1),
+            worker,
+            attempt: 1,
+            charged: 1,
+            handle: None,
+            reserved: None,
+        };
         apply(view, 2, claimed);
         let mut failure = Failure::new(ErrorCode::Transient, true, "503");
         failure.details = Some(json!({"http_status": 503}));

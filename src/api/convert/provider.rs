@@ -9,7 +9,7 @@ use super::filter::provider_names;
 use super::scalar::{
     duration, reason, required, timestamp, to_duration, to_i32, to_i64, to_timestamp,
 };
-use crate::domain::{GateState, LimitUpdate, Limits, ProviderName, Timestamp};
+use crate::domain::{GateState, LimitUpdate, Limits, Overrides, ProviderName, Timestamp, Told};
 use crate::engine::{LimitsDraft, ProviderView};
 use crate::pb;
 use crate::store::{ExpectedRevision, LimitChange};
@@ -53,7 +53,7 @@ pub(crate) fn set_limits(given: pb::SetLimitsRequest) -> Result<LimitsDraft, Vio
             if !seen.insert(provider.clone()) {
                 check.add("provider", "must not be named twice");
             }
-            changes.extend(update.map(|update| LimitChange { provider, update }));
+            changes.extend(update.map(|update| LimitChange { provider, update, expires_at: None }));
         });
     }
     let reason = check.field("reason", reason(given.reason));
@@ -66,7 +66,8 @@ pub(crate) fn set_limits(given: pb::SetLimitsRequest) -> Result<LimitsDraft, Vio
         }
     };
     let validate_only = given.validate_only;
-    let draft = reason.map(|reason| LimitsDraft { changes, reason, expected, validate_only });
+    let told = reason.map(|reason| Told { reason, actor: String::new() });
+    let draft = told.map(|told| LimitsDraft { changes, told, expected, validate_only });
     check.finish(draft)
 }
 
@@ -111,7 +112,7 @@ pub(crate) fn provider(view: ProviderView) -> pb::Provider {
     let record = view.row.record;
     let effective = record.effective();
     let (gate_state, gate_reason, gate_until) = match record.gate() {
-        GateState::Open => (pb::GateState::Open, String::new(), None),
+        GateState::Open | GateState::Held(_) => (pb::GateState::Open, String::new(), None),
         GateState::Paused(pause) => (pb::GateState::Paused, pause.reason, pause.until),
         GateState::Short(shortage) => (pb::GateState::Short, shortage.lack.to_string(), None),
         GateState::Closed { cause, until, reason } => {
@@ -126,7 +127,7 @@ pub(crate) fn provider(view: ProviderView) -> pb::Provider {
         kind: view.kind,
         declared_limits: Some(limits(record.declared)),
         effective_limits: Some(limits(effective)),
-        limits_overridden: record.overriding.is_some(),
+        limits_overridden: !record.overriding.is_empty(),
         limits_revision: record.limits_revision,
         running_count: to_i64(view.row.running),
         pending_count: to_i64(view.row.pending),
@@ -156,9 +157,7 @@ fn limit_update(given: &pb::ProviderLimits, check: &mut Check) -> Option<LimitUp
             None
         }
         (None, true) => Some(LimitUpdate::Reset),
-        (Some(_), false) => {
-            max_concurrent.map(|max_concurrent| LimitUpdate::Set(Limits { max_concurrent }))
-        }
+        (Some(_), false) => max_concurrent.map(|max| LimitUpdate::Set(Overrides::concurrent(max))),
         (None, false) => Some(LimitUpdate::Keep),
     }
 }
@@ -208,8 +207,8 @@ mod tests {
         .expect("nothing is wrong");
         let named: Vec<_> = set.changes.iter().map(|change| change.provider.as_str()).collect();
         assert_eq!(named, ["b", "a", "c"]);
-        let updates: Vec<_> = set.changes.iter().map(|change| change.update).collect();
-        let limits = Limits { max_concurrent: 100_000 };
+        let updates: Vec<_> = set.changes.iter().map(|change| change.update.clone()).collect();
+        let limits = Overrides::concurrent(100_000);
         assert_eq!(updates, [LimitUpdate::Set(limits), LimitUpdate::Reset, LimitUpdate::Keep]);
     }
 
@@ -254,9 +253,9 @@ mod tests {
 
     #[test]
     fn a_paused_and_overridden_provider_is_shown_as_such() {
-        let declared = Limits { max_concurrent: 3 };
+        let declared = Limits::concurrent(3);
         let mut record = ProviderRecord::new("a".parse().unwrap(), declared);
-        record.overriding = Some(Limits { max_concurrent: 9 });
+        record.overriding = Overrides::concurrent(9);
         record.pause = Some(crate::domain::Pause { reason: "why".to_owned(), until: None });
         let shown = provider(ProviderView {
             row: ProviderRow { running: 4, pending: 5, ..ProviderRow::idle(record) },

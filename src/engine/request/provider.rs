@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::domain::{Breaker, Limits, ProviderName};
+use crate::domain::{Breaker, Limits, ProviderName, Told};
 use crate::providers::Provider;
 use crate::store::{ExpectedRevision, LimitChange, ProviderRow, StoreError};
 
@@ -29,8 +29,8 @@ pub struct ProviderView {
 pub struct LimitsDraft {
     /// Each provider at most once.
     pub changes: Vec<LimitChange>,
-    /// Why, in the operator's words.
-    pub reason: String,
+    /// Who changes them, and why.
+    pub told: Told,
     /// Refuses the change if the limits changed since.
     pub expected: ExpectedRevision,
     /// Only checks.

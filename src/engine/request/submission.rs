@@ -99,6 +99,18 @@ pub enum SubmitError {
         /// The execution it belongs to.
         first: ExecutionId,
     },
+    /// The provider has as many pending executions as it takes.
+    #[error("provider {name} has {max} pending executions already")]
+    TooManyPending {
+        /// The first of the batch for which there is no room, from 0.
+        index: usize,
+        /// Which provider.
+        name: ProviderName,
+        /// Its bound.
+        max: u32,
+        /// When it may have room.
+        retry_after: Duration,
+    },
     /// No new work is taken.
     #[error("the server is shutting down")]
     ShuttingDown,

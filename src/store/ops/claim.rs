@@ -11,10 +11,12 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
+use super::queue::{Queue, Turn};
 use super::share::{AT_ONCE, Offer, hand_out};
 use super::{Operation, Phase};
 use crate::domain::{
-    Admission, ExecutionId, Handle, Lease, ProviderName, Record, Spec, Wait, WorkerId,
+    Admission, ExecutionId, Handle, Heard, Lease, ProviderName, Record, Reserved, Spec, Timestamp,
+    Wait, WorkerId,
 };
 use crate::store::batch::{Batch, Needs};
 use crate::store::{BackendError, Lane};
@@ -69,6 +71,10 @@ pub struct Claimed {
     pub cancel_requested: bool,
     /// Whether it was let through a gate that is not open, to see whether it may be.
     pub probe: bool,
+    /// The queue it waited in: that of its model, or the common one.
+    pub lane: String,
+    /// What it took of token budgets, to be set right by what it really consumes.
+    pub reserved: Option<Reserved>,
 }
 
 /// What a claim got.
@@ -87,6 +93,8 @@ pub struct ClaimReport {
     pub crowded_out: Vec<ProviderName>,
     /// Providers that it did not look at: they had nothing to give, or somebody held them.
     pub passed_over: Vec<ProviderName>,
+    /// Providers at which something waits for a time, and until when.
+    pub resumes: BTreeMap<ProviderName, Timestamp>,
 }
 
 /// What a claim found at one provider.
@@ -129,48 +137,44 @@ impl Operation for Claim {
         }
         let names: Vec<_> = wanted.keys().cloned().collect();
         let loads = batch.fresh_loads(&names).await?;
-        let mut shut = Vec::new();
+        let now = batch.now();
+        let (mut shut, mut queues) = (Vec::new(), BTreeMap::new());
         let mut offers: BTreeMap<_, _> = wanted
             .into_values()
             .filter_map(|(place, wanted)| {
                 let provider = batch.provider(&wanted.provider)?;
-                let load = *loads.get(&wanted.provider)?;
-                let limit = provider.effective().max_concurrent;
-                let limit = match provider.admits(batch.now()) {
+                let load = loads.get(&wanted.provider)?;
+                let mut queue = Queue::of(provider, now);
+                let limit = queue.limit();
+                let room = limit.saturating_sub(load.running);
+                let limit = match provider.admits(now) {
                     Admission::All => limit,
                     Admission::Probe => limit.min(load.running + 1),
                     Admission::Nothing => {
-                        shut.push((wanted.provider, limit.saturating_sub(load.running)));
+                        shut.push((wanted.provider, room));
                         return None;
                     }
                 };
+                if queue.has_closed() {
+                    shut.push((wanted.provider.clone(), room));
+                }
+                if !load.has_ready {
+                    queue.is_empty();
+                }
+                queues.insert(wanted.provider.clone(), queue);
                 let offer = Offer::new(load, limit, &wanted, place);
                 Some((wanted.provider, offer))
             })
             .collect();
         let kept = hand_out(offers.values_mut(), self.slots, self.kept);
-        let look_at: Vec<_> = offers
-            .iter()
-            .map(|(name, offer)| (name.clone(), offer.look_at()))
-            .filter(|(_, count)| *count > 0)
-            .collect();
-        let now = batch.now();
-        let mut taken = Vec::new();
-        for record in batch.ready(&look_at).await? {
-            if !offers.get_mut(&record.provider).is_some_and(Offer::claims_next) {
-                continue;
-            }
-            let before = record.clone();
-            let (lease, charged) = batch.claim(record, self.worker, self.lease);
-            let probe = note_probe(batch, &before.provider, lease.id);
-            taken.push((lease, before, charged, probe));
-        }
+        let mut taken = self.take(batch, &mut offers, &mut queues).await?;
         let free = self.slots.saturating_sub(u32::try_from(taken.len()).unwrap_or(u32::MAX));
-        for record in stopped_behind(batch, shut, free).await? {
+        for record in stopped_behind(batch, shut, &queues, free).await? {
             let before = record.clone();
-            let (lease, charged) = batch.claim(record, self.worker, self.lease);
-            taken.push((lease, before, charged, false));
+            let (lease, charged) = batch.claim(record, self.worker, self.lease, None);
+            taken.push(Taken { lease, before, charged, probe: false, reserved: None });
         }
+        let moved = leave(batch, queues, &mut report);
         end_shortages(batch, &offers, self.worker);
         let full = mark_waiting(batch, &offers).await?;
         let spare = self.slots.saturating_sub(u32::try_from(taken.len()).unwrap_or(u32::MAX));
@@ -178,26 +182,119 @@ impl Operation for Claim {
         let slots_left = spare > kept && !taken.is_empty();
         for (provider, offer) in offers {
             let lacked_slots = slots_left && offer.lacks_slots();
-            report.add(full.contains(&provider) || lacked_slots, provider, &offer);
+            let more = full.contains(&provider) || moved.contains(&provider) || lacked_slots;
+            report.add(more, provider, &offer);
         }
-        let ids: Vec<_> = taken.iter().map(|(lease, ..)| lease.id).collect();
-        let mut specs: HashMap<_, _> =
-            batch.specs(&ids).await?.into_iter().map(|spec| (spec.id, Arc::new(spec))).collect();
-        report.claimed.extend(taken.into_iter().filter_map(|(lease, before, charged, probe)| {
-            Some(Claimed {
-                spec: specs.remove(&lease.id)?,
-                attempt: before.attempts + 1,
-                charged,
-                waited: now.since(before.due_at),
-                interrupted: before.interrupted,
-                handle: before.handle,
-                cancel_requested: before.cancel_requested_at.is_some(),
-                probe,
-                lease,
-            })
-        }));
+        report.claimed = with_specs(batch, taken).await?;
         Ok(report)
     }
+}
+
+/// An execution that a claim took.
+struct Taken {
+    lease: Lease,
+    before: Record,
+    charged: u32,
+    probe: bool,
+    reserved: Option<Reserved>,
+}
+
+impl Claim {
+    /// Takes what the offers have slots for and the queues let through, in the order of each queue.
+    async fn take(
+        &self,
+        batch: &mut Batch<'_>,
+        offers: &mut BTreeMap<ProviderName, Offer>,
+        queues: &mut BTreeMap<ProviderName, Queue>,
+    ) -> Result<Vec<Taken>, BackendError> {
+        let now = batch.now();
+        let look_at = offers.iter().map(|(name, offer)| (name, offer.look_at()));
+        let look_at = look_at.filter(|(_, most)| *most > 0);
+        let picks: Vec<_> = look_at
+            .flat_map(|(name, most)| {
+                queues.get_mut(name).map(|queue| queue.picks(name, most)).unwrap_or_default()
+            })
+            .collect();
+        let mut ready = batch.ready(&picks).await?;
+        ready.sort_by(|a, b| (&a.provider, a.turn()).cmp(&(&b.provider, b.turn())));
+        let mut taken = Vec::new();
+        for mut record in ready {
+            let Some(queue) = queues.get_mut(&record.provider) else { continue };
+            match queue.turn(&record, now) {
+                Turn::Waits => {}
+                Turn::Moves => {
+                    queue.lane_of(&record).to_owned().clone_into(&mut record.lane);
+                    batch.touch_loaded(record);
+                }
+                Turn::Begins => {
+                    if !offers.get_mut(&record.provider).is_some_and(Offer::claims_next) {
+                        continue;
+                    }
+                    let before = record.clone();
+                    let (reserved, probes) = queue.begins(&record, record.id, now);
+                    let kept = reserved.clone().filter(|_| queue.counts_tokens(&record.lane));
+                    let (lease, charged) = batch.claim(record, self.worker, self.lease, reserved);
+                    let probe = note_probe(batch, &before.provider, lease.id) || probes;
+                    taken.push(Taken { lease, before, charged, probe, reserved: kept });
+                }
+            }
+        }
+        Ok(taken)
+    }
+}
+
+/// What was taken, with what is to be run.
+async fn with_specs(
+    batch: &mut Batch<'_>,
+    taken: Vec<Taken>,
+) -> Result<Vec<Claimed>, BackendError> {
+    let now = batch.now();
+    let ids: Vec<_> = taken.iter().map(|taken| taken.lease.id).collect();
+    let mut specs: HashMap<_, _> =
+        batch.specs(&ids).await?.into_iter().map(|spec| (spec.id, Arc::new(spec))).collect();
+    let claimed = taken.into_iter().filter_map(|taken| {
+        let Taken { lease, before, charged, probe, reserved } = taken;
+        Some(Claimed {
+            spec: specs.remove(&lease.id)?,
+            attempt: before.attempts + 1,
+            charged,
+            waited: now.since(before.due_at),
+            interrupted: before.interrupted,
+            handle: before.handle,
+            cancel_requested: before.cancel_requested_at.is_some(),
+            probe,
+            lane: before.lane,
+            reserved,
+            lease,
+        })
+    });
+    Ok(claimed.collect())
+}
+
+/// Leaves at each provider what began there and what is held back; returns those at which something
+/// was found in a lane that is not its own, so that there is more to be looked at.
+fn leave(
+    batch: &mut Batch<'_>,
+    queues: BTreeMap<ProviderName, Queue>,
+    report: &mut ClaimReport,
+) -> BTreeSet<ProviderName> {
+    let mut moved = BTreeSet::new();
+    for (name, queue) in queues {
+        if queue.moved() > 0 {
+            moved.insert(name.clone());
+        }
+        if let Some(at) = queue.resumes_at(batch.now()) {
+            report.resumes.insert(name.clone(), at);
+        }
+        let Some(mut record) = batch.provider(&name).cloned() else { continue };
+        let Some((flow, news)) = queue.leave(batch.now()) else { continue };
+        record.flow = flow;
+        match if news { record.told_of_holds() } else { Heard::Noted } {
+            Heard::Changed(change) => batch.put_provider(record, change),
+            Heard::Noted | Heard::Nothing => batch.touch_provider(record),
+        }
+    }
+    moved
 }
 
 impl ClaimReport {
@@ -241,6 +338,7 @@ impl Claim {
 async fn stopped_behind(
     batch: &mut Batch<'_>,
     mut shut: Vec<(ProviderName, u32)>,
+    queues: &BTreeMap<ProviderName, Queue>,
     free: u32,
 ) -> Result<Vec<Record>, BackendError> {
     shut.retain(|(_, room)| *room > 0);
@@ -248,6 +346,8 @@ async fn stopped_behind(
         return Ok(Vec::new());
     }
     let mut found = batch.cancelling(&shut).await?;
+    // Where the gate of a lane is closed, only what waits in that was not looked at yet.
+    found.retain(|record| queues.get(&record.provider).is_none_or(|it| it.is_closed(&record.lane)));
     found.truncate(usize::try_from(free).unwrap_or(usize::MAX));
     Ok(found)
 }

@@ -6,7 +6,10 @@ use std::collections::BTreeSet;
 use async_trait::async_trait;
 
 use super::{Operation, Phase};
-use crate::domain::{Change, Health, LimitUpdate, Limits, Pause, ProviderName, Timestamp};
+use crate::domain::{
+    Change, Expiry, Health, LimitUpdate, Limits, Overrides, Pause, ProviderName, ProviderRecord,
+    Timestamp, Told,
+};
 use crate::store::batch::{Batch, Needs};
 use crate::store::{BackendError, ProviderRow};
 
@@ -34,10 +37,10 @@ impl Operation for Declare {
             if record.declared == *declared && record.limits_revision > 0 {
                 continue;
             }
-            record.declared = *declared;
-            let change = record.limits_change("declared by the configuration");
+            record.declared = declared.clone();
+            let change = record.limits_change(Told::by_itself("declared by the configuration"));
             batch.put_provider(record, change);
-            changed.push((name.clone(), *declared));
+            changed.push((name.clone(), declared.clone()));
         }
         Ok(changed)
     }
@@ -48,8 +51,32 @@ impl Operation for Declare {
 pub struct LimitChange {
     /// Which provider.
     pub provider: ProviderName,
-    /// What becomes of its override.
+    /// What becomes of its overrides.
     pub update: LimitUpdate,
+    /// When what was in force before returns; what is set stays where absent.
+    pub expires_at: Option<Timestamp>,
+}
+
+impl LimitChange {
+    fn apply(&self, record: &mut ProviderRecord) {
+        if self.update == LimitUpdate::Keep {
+            return;
+        }
+        let before: Overrides = record.overriding.clone();
+        record.overriding = self.update.applied_to(&before);
+        // What holds for a time returns to what held for good.
+        let former = record.expiry.take().map_or(before, |expiry| expiry.former);
+        record.expiry = self.expires_at.map(|at| Expiry { at, former });
+        // A limit that moves by itself goes on from where an operator puts it.
+        let limits = record.overriding.over(&record.declared);
+        let moves = limits.adaptive.is_some();
+        let set = matches!(&self.update, LimitUpdate::Set(set) if set.max_concurrent.is_some());
+        record.adapted = match record.adapted {
+            Some(adapted) if moves && !set => Some(adapted),
+            Some(_) | None if moves => Some(limits.max_concurrent),
+            Some(_) | None => None,
+        };
+    }
 }
 
 /// What the caller believes about the limits it changes.
@@ -80,7 +107,7 @@ pub enum SetLimitsError {
 #[derive(Debug)]
 pub(in crate::store) struct SetLimits {
     pub(in crate::store) changes: Vec<LimitChange>,
-    pub(in crate::store) reason: String,
+    pub(in crate::store) told: Told,
     pub(in crate::store) expected: ExpectedRevision,
     pub(in crate::store) validate_only: bool,
 }
@@ -112,11 +139,11 @@ impl Operation for SetLimits {
         for change in &self.changes {
             let Some(mut record) = batch.provider(&change.provider).cloned() else { continue };
             let before = record.clone();
-            record.overriding = change.update.applied_to(record.overriding);
+            change.apply(&mut record);
             let row = ProviderRow::idle(record);
             rows.push(row.clone());
             if !self.validate_only && row.record != before {
-                let entry = row.record.limits_change(&self.reason);
+                let entry = row.record.limits_change(self.told.clone());
                 batch.put_provider(row.record, entry);
             }
         }
@@ -175,7 +202,8 @@ impl Operation for SetGate {
             }
             GateChange::Resume { reason } => (None, Change::Resumed { reason }),
         };
-        if record.pause == pause && (pause.is_some() || record.health.closure().is_none()) {
+        let nothing_closed = record.health.closure().is_none() && !record.flow.has_closed();
+        if record.pause == pause && (pause.is_some() || nothing_closed) {
             return Ok(false);
         }
         record.pause = pause;
@@ -184,6 +212,7 @@ impl Operation for SetGate {
         // An operator who resumes knows better; one who pauses does not say that all is well.
         if record.pause.is_none() {
             record.health = Health::default();
+            record.flow.forgive();
         }
         batch.put_provider(record, entry);
         Ok(true)

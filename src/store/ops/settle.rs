@@ -6,7 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::{Operation, Phase};
-use crate::domain::{Ending, ExecutionId, Fenced, Heard, Lease, ProviderName, Signal};
+use crate::domain::{Ending, ExecutionId, Fenced, Heard, Lease, ProviderName, Reserved, Signal};
 use crate::store::batch::{Batch, Needs};
 use crate::store::{BackendError, Lane};
 
@@ -17,8 +17,21 @@ pub struct Settlement {
     pub lease: Lease,
     /// How.
     pub ending: Ending,
-    /// What that says of its provider, where it may move the provider's gate.
-    pub signal: Option<(ProviderName, Signal)>,
+    /// What that says of its provider, where there is something to be noted.
+    pub news: Option<ProviderNews>,
+}
+
+/// What the end of an attempt says of its provider.
+#[derive(Debug, Clone)]
+pub struct ProviderNews {
+    /// Which.
+    pub provider: ProviderName,
+    /// The queue that the attempt came from.
+    pub lane: String,
+    /// What may move its gate, or that of the model.
+    pub signal: Option<Signal>,
+    /// What the attempt took of token budgets, to be set right by what it consumed.
+    pub reserved: Option<Reserved>,
 }
 
 #[async_trait]
@@ -33,7 +46,7 @@ impl Operation for Settlement {
 
     fn needs<'a>(&'a self, needs: &mut Needs<'a>) {
         needs.records.insert(self.lease.id);
-        needs.providers.extend(self.signal.iter().map(|(provider, _)| provider.clone()));
+        needs.providers.extend(self.news.iter().map(|news| news.provider.clone()));
     }
 
     async fn apply(&self, batch: &mut Batch<'_>) -> Result<Self::Answer, BackendError> {
@@ -46,7 +59,7 @@ impl Operation for Settlement {
             batch.put_output(self.lease.id, Arc::clone(output));
         }
         if settled.is_ok() {
-            self.tell_the_gate(batch);
+            self.tell_the_provider(batch);
         }
         Ok(settled)
     }
@@ -55,15 +68,23 @@ impl Operation for Settlement {
 impl Settlement {
     /// An ending that says nothing of its provider.
     pub fn new(lease: Lease, ending: Ending) -> Self {
-        Self { lease, ending, signal: None }
+        Self { lease, ending, news: None }
     }
 
-    fn tell_the_gate(&self, batch: &mut Batch<'_>) {
-        let Some((name, signal)) = &self.signal else { return };
-        let Some(mut provider) = batch.provider(name).cloned() else { return };
-        match provider.hear(self.lease.id, signal, batch.now()) {
+    fn tell_the_provider(&self, batch: &mut Batch<'_>) {
+        let Some(news) = &self.news else { return };
+        let Some(mut provider) = batch.provider(&news.provider).cloned() else { return };
+        let corrected = match (&news.reserved, self.ending.usage()) {
+            (Some(reserved), Some(usage)) => provider.flow.settle(reserved, usage),
+            (Some(_) | None, _) => false,
+        };
+        let heard = news.signal.as_ref().map_or(Heard::Nothing, |signal| {
+            provider.hear(&news.lane, self.lease.id, signal, batch.now())
+        });
+        match heard {
             Heard::Changed(change) => batch.put_provider(provider, change),
             Heard::Noted => batch.touch_provider(provider),
+            Heard::Nothing if corrected => batch.touch_provider(provider),
             Heard::Nothing => {}
         }
     }

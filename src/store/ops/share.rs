@@ -39,8 +39,8 @@ pub(super) struct Offer {
 
 impl Offer {
     /// `place` says whose turn it is among equals.
-    pub(super) fn new(load: Load, limit: u32, wanted: &Wanted, place: usize) -> Self {
-        let Load { running, has_ready, has_unmarked, .. } = load;
+    pub(super) fn new(load: &Load, limit: u32, wanted: &Wanted, place: usize) -> Self {
+        let &Load { running, has_ready, has_unmarked, .. } = load;
         let &Wanted { most, sharers, running_here, .. } = wanted;
         let free = limit.saturating_sub(running);
         let wanted = if has_ready { free.min(most) } else { 0 };
@@ -148,7 +148,7 @@ mod tests {
         let load = Load { has_ready: ready > 0, ..Load::default() };
         let provider = "p".parse().expect("a name");
         let wanted = Wanted { provider, most: ready, sharers: 1, running_here };
-        Offer::new(load, 1_000, &wanted, 0)
+        Offer::new(&load, 1_000, &wanted, 0)
     }
 
     fn handed<const N: usize>(mut offers: [Offer; N], slots: u32, kept: u32) -> [u32; N] {

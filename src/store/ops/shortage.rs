@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use super::{Operation, Phase};
 use crate::domain::{Change, ProviderName, Shortage, WorkerId};
 use crate::store::batch::{Batch, Needs};
-use crate::store::{BackendError, Lane, Load};
+use crate::store::{BackendError, Lane, Load, Pick};
 
 /// What a worker wants known of the work that it leaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,8 +94,12 @@ impl TellShortage {
             return Ok(false);
         }
         let ready_before = batch.now() - patience;
-        let next = batch.ready(&[(self.provider.clone(), 1)]).await?;
-        Ok(next.first().is_some_and(|record| record.due_at <= ready_before))
+        let Some(record) = batch.provider(&self.provider) else { return Ok(false) };
+        let lanes = record.flow.lanes(&record.effective()).into_iter();
+        let pick = |lane| Pick { provider: self.provider.clone(), lane, most: 1 };
+        let next = batch.ready(&lanes.map(pick).collect::<Vec<_>>()).await?;
+        let next = next.iter().min_by_key(|record| record.turn());
+        Ok(next.is_some_and(|record| record.due_at <= ready_before))
     }
 }
 

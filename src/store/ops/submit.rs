@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use async_trait::async_trait;
 
 use super::{Operation, Phase};
-use crate::domain::{ExecutionId, Record, Timestamp, Wait};
+use crate::domain::{ExecutionId, ProviderName, Record, Timestamp, Wait};
 use crate::store::batch::{Batch, Needs};
 use crate::store::{Appended, BackendError, NewExecution};
 
@@ -31,19 +31,30 @@ pub enum Submitted {
     Replayed(ExecutionId),
 }
 
-/// A `request_id` was used before for another request.
+/// Why executions were not stored; none of the batch was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("request_id belongs to execution {first}")]
-pub struct RequestIdConflict {
-    /// Which of the batch, from 0.
-    pub index: usize,
-    /// The execution it belongs to.
-    pub first: ExecutionId,
+pub enum SubmitRefused {
+    /// A `request_id` was used before for another request.
+    #[error("request_id belongs to execution {first}")]
+    RequestIdConflict {
+        /// Which of the batch, from 0.
+        index: usize,
+        /// The execution it belongs to.
+        first: ExecutionId,
+    },
+    /// The provider has as many pending executions as it takes.
+    #[error("{max} executions of the provider are pending already")]
+    TooManyPending {
+        /// The first of the batch for which there is no room, from 0.
+        index: usize,
+        /// The bound.
+        max: u32,
+    },
 }
 
 #[async_trait]
 impl Operation for Submit {
-    type Answer = Result<Vec<Submitted>, RequestIdConflict>;
+    type Answer = Result<Vec<Submitted>, SubmitRefused>;
 
     const PHASE: Phase = Phase::Submit;
 
@@ -69,13 +80,19 @@ impl Operation for Submit {
             Ok(known) => known,
             Err(conflict) => return Ok(Err(conflict)),
         };
+        if let Err(full) = self.fits(batch, &known) {
+            return Ok(Err(full));
+        }
         let now = batch.now();
         let answers = self.executions.iter().enumerate().map(|(index, new)| {
             if let Some(&first) = known.get(&index) {
                 return Submitted::Replayed(first);
             }
             let wait = batch.wait_for_room(&new.spec.provider);
-            let (record, change) = Record::submit(&new.spec, now, wait);
+            let (mut record, change) = Record::submit(&new.spec, now, wait, new.head_start);
+            if let Some(load) = batch.load(&new.spec.provider) {
+                record.lane = record.own_lane(|model| load.models.contains(model)).to_owned();
+            }
             let wait = record.wait;
             // Holds the place in the log until the commit tells the revision.
             let revision = batch.insert(new.clone(), record, change);
@@ -96,7 +113,7 @@ impl Operation for Submit {
 
 impl Submit {
     /// Which of the submissions repeat an earlier one, or one further up in the same batch.
-    fn known(&self, batch: &Batch<'_>) -> Result<HashMap<usize, ExecutionId>, RequestIdConflict> {
+    fn known(&self, batch: &Batch<'_>) -> Result<HashMap<usize, ExecutionId>, SubmitRefused> {
         let mut known = HashMap::new();
         let mut own: HashMap<&str, &NewExecution> = HashMap::new();
         for (index, new) in self.executions.iter().enumerate() {
@@ -111,9 +128,37 @@ impl Submit {
                 Some((first, hash)) if hash == new.request_hash => {
                     known.insert(index, first);
                 }
-                Some((first, _)) => return Err(RequestIdConflict { index, first }),
+                Some((first, _)) => {
+                    return Err(SubmitRefused::RequestIdConflict { index, first });
+                }
             }
         }
         Ok(known)
+    }
+
+    /// Whether each provider takes what is new.
+    fn fits(
+        &self,
+        batch: &Batch<'_>,
+        known: &HashMap<usize, ExecutionId>,
+    ) -> Result<(), SubmitRefused> {
+        let mut pending: HashMap<&ProviderName, u64> = HashMap::new();
+        for (index, new) in self.executions.iter().enumerate() {
+            let provider = &new.spec.provider;
+            let (Some(before), Some(max)) =
+                (batch.pending(provider), batch.load(provider).and_then(|load| load.max_pending))
+            else {
+                continue;
+            };
+            if known.contains_key(&index) {
+                continue;
+            }
+            let pending = pending.entry(provider).or_insert(before);
+            *pending += 1;
+            if *pending > u64::from(max) {
+                return Err(SubmitRefused::TooManyPending { index, max });
+            }
+        }
+        Ok(())
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::{Operation, Phase};
-use crate::domain::{Change, ExecutionId, ProviderName, Record, Timestamp, WorkerId};
+use crate::domain::{Change, ExecutionId, ProviderName, Record, Timestamp, Told, WorkerId};
 use crate::store::BackendError;
 use crate::store::batch::{Batch, Needs};
 
@@ -50,7 +50,16 @@ impl Operation for Advance {
     async fn apply(&self, batch: &mut Batch<'_>) -> Result<Self::Answer, BackendError> {
         let now = batch.now();
         let mut advanced = Advanced::default();
-        for mut provider in batch.gates_due().await? {
+        for mut provider in batch.providers_due().await? {
+            if let Some(over) = provider.expiry.take_if(|expiry| expiry.at <= now) {
+                provider.overriding = over.former;
+                let told = Told::by_itself("the time for which limits were set is over");
+                let change = provider.limits_change(told);
+                batch.put_provider(provider.clone(), change);
+            }
+            if provider.gate_due_at().is_none_or(|at| at > now) {
+                continue;
+            }
             advanced.resumed.push(provider.name.clone());
             let closed = if provider.pause.take().is_some() {
                 let closed = provider.health.resume(now);

@@ -6,7 +6,8 @@ use uuid::Uuid;
 
 use crate::domain::{Handle, ProviderRecord, Record, Timestamp};
 use crate::store::codec::{
-    Columns, Options, corrupt, health, json, kind_number, on_lost_number, state_number, wait_number,
+    Columns, Options, corrupt, demand, flow, health, json, kind_number, limits, on_lost_number,
+    state_number, wait_number,
 };
 use crate::store::{BackendError, Logged, NewExecution};
 
@@ -51,12 +52,12 @@ macro_rules! is_claimable {
                  AND provider = name
            ))
       AND (EXISTS (SELECT 1 FROM records WHERE ready AND wait = 0 AND provider = name)
-           OR coalesce(overriding_max, declared_max) > (
+           OR in_force > (
                SELECT count(*)
                FROM (SELECT 1
                      FROM records
                      WHERE state = 1 AND provider = name
-                     LIMIT coalesce(overriding_max, declared_max)) AS busy
+                     LIMIT in_force) AS busy
            ))"
     };
 }
@@ -80,6 +81,8 @@ pub(super) struct RecordColumns<'a> {
     pub(super) crashes: Vec<i32>,
     pub(super) cancel_requested_at: Vec<Option<i64>>,
     pub(super) handle: Vec<Option<&'a str>>,
+    pub(super) rank: Vec<i64>,
+    pub(super) lane: Vec<&'a str>,
 }
 
 impl<'a> FromIterator<&'a Record> for RecordColumns<'a> {
@@ -102,6 +105,8 @@ impl<'a> FromIterator<&'a Record> for RecordColumns<'a> {
             columns.crashes.push(small(record.crashes));
             columns.cancel_requested_at.push(micros(record.cancel_requested_at));
             columns.handle.push(record.handle.as_ref().map(Handle::as_json));
+            columns.rank.push(record.rank.as_micros());
+            columns.lane.push(&record.lane);
         }
         columns
     }
@@ -121,12 +126,13 @@ pub(super) struct ExecutionColumns<'a> {
     pub(super) retry_of: Vec<Option<Uuid>>,
     pub(super) priority: Vec<i32>,
     pub(super) on_lost: Vec<i16>,
+    pub(super) demand: Vec<Option<String>>,
 }
 
 impl<'a> ExecutionColumns<'a> {
     pub(super) fn of(executions: &[(&'a NewExecution, &Record)]) -> Result<Self> {
         let mut columns = Self::default();
-        for (new, _) in executions {
+        for (new, record) in executions {
             let spec = &*new.spec;
             columns.provider.push(spec.provider.as_str());
             columns.request_id.push(spec.request_id.as_deref());
@@ -139,6 +145,7 @@ impl<'a> ExecutionColumns<'a> {
             columns.retry_of.push(spec.retry_of.map(Uuid::from));
             columns.priority.push(spec.priority);
             columns.on_lost.push(on_lost_number(spec.on_lost));
+            columns.demand.push(demand(record));
         }
         Ok(columns)
     }
@@ -158,6 +165,10 @@ pub(super) struct ProviderColumns<'a> {
     pub(super) shortage: Vec<Option<String>>,
     pub(super) health: Vec<Option<String>>,
     pub(super) closed_until: Vec<Option<i64>>,
+    pub(super) in_force: Vec<i32>,
+    pub(super) limits: Vec<Option<String>>,
+    pub(super) limits_until: Vec<Option<i64>>,
+    pub(super) flow: Vec<Option<String>>,
 }
 
 impl<'a> ProviderColumns<'a> {
@@ -167,7 +178,7 @@ impl<'a> ProviderColumns<'a> {
             let pause = record.pause.as_ref();
             columns.name.push(record.name.as_str());
             columns.declared_max.push(small(record.declared.max_concurrent));
-            columns.overriding_max.push(record.overriding.map(|it| small(it.max_concurrent)));
+            columns.overriding_max.push(record.overriding.max_concurrent.map(small));
             columns.paused.push(pause.is_some());
             columns.pause_reason.push(pause.map(|pause| pause.reason.as_str()));
             columns.pause_until.push(pause.and_then(|pause| pause.until).map(Timestamp::as_micros));
@@ -177,6 +188,11 @@ impl<'a> ProviderColumns<'a> {
             columns.health.push(health(&record.health)?);
             let closed_until = record.health.closed_until();
             columns.closed_until.push(closed_until.map(Timestamp::as_micros));
+            columns.in_force.push(small(record.effective().max_concurrent));
+            columns.limits.push(limits(record)?);
+            let until = record.expiry.as_ref().map(|expiry| expiry.at.as_micros());
+            columns.limits_until.push(until);
+            columns.flow.push(flow(&record.flow)?);
         }
         Ok(columns)
     }

@@ -30,7 +30,7 @@ pub(super) const RUNNING_ELSEWHERE: &str = concat!(
 // statement of their own: an UPDATE over a subquery leaves the planner to guess how many it picks.
 pub(super) const READY: &str = concat!(
     "SELECT picked.*
-    FROM unnest($1::text[], $2::bigint[]) AS wanted (name, most)
+    FROM unnest($1::text[], $2::text[], $3::bigint[]) AS wanted (name, lane, most)
     CROSS JOIN LATERAL (
         SELECT ",
     record_columns!(),
@@ -38,7 +38,8 @@ pub(super) const READY: &str = concat!(
         FROM records
         WHERE ready
           AND provider = wanted.name
-        ORDER BY interrupted DESC, priority DESC, due_at, id
+          AND lane = wanted.lane
+        ORDER BY interrupted DESC, rank, id
         LIMIT wanted.most
         FOR UPDATE SKIP LOCKED
     ) AS picked"
@@ -128,7 +129,8 @@ pub(super) const NEXT_DUE: &str = "
          ORDER BY queue_deadline
          LIMIT 1)
         UNION ALL
-        SELECT min(CASE WHEN paused THEN pause_until ELSE closed_until END) FROM providers
+        SELECT min(least(CASE WHEN paused THEN pause_until ELSE closed_until END, limits_until))
+        FROM providers
     ) AS next";
 
 pub(super) const PROVIDERS: &str = concat!(
@@ -151,11 +153,11 @@ pub(super) const CLAIMABLE: &str = concat!(
     " ORDER BY name FOR UPDATE SKIP LOCKED"
 );
 
-pub(super) const GATES_DUE: &str = concat!(
+pub(super) const PROVIDERS_DUE: &str = concat!(
     "SELECT ",
     provider_columns!(),
     " FROM providers
-    WHERE CASE WHEN paused THEN pause_until ELSE closed_until END <= $1
+    WHERE least(CASE WHEN paused THEN pause_until ELSE closed_until END, limits_until) <= $1
     ORDER BY name
     FOR UPDATE SKIP LOCKED"
 );
@@ -166,9 +168,19 @@ pub(super) const LOADS: &str = "
         (SELECT count(*) FROM records WHERE state = 1 AND provider = name),
         EXISTS (SELECT 1 FROM records WHERE ready AND provider = name),
         EXISTS (SELECT 1 FROM records WHERE ready AND wait = 0 AND provider = name),
-        coalesce(overriding_max, declared_max)
+        in_force,
+        limits
     FROM providers
     WHERE name = ANY ($1)";
+
+pub(super) const PENDING: &str = "
+    SELECT count(*)
+    FROM (
+        SELECT 1 FROM records WHERE ready AND provider = $1
+        UNION ALL
+        SELECT 1 FROM records WHERE state = 0 AND NOT ready AND provider = $1
+        LIMIT $2
+    ) AS counted";
 
 pub(super) const REQUESTS: &str = "
     SELECT request_id, id, request_hash
@@ -202,7 +214,8 @@ pub(super) const INSERT: &str = concat!(
     FROM unnest($1::uuid[], $2::text[], $11::smallint[], $12::boolean[], $13::smallint[],
                 $14::boolean[], $15::integer[], $16::bigint[], $17::bigint[], $18::bigint[],
                 $19::uuid[], $20::bigint[], $21::integer[], $22::integer[], $23::integer[],
-                $24::bigint[], $25::text[], $26::smallint[])"
+                $24::bigint[], $25::text[], $26::smallint[], $27::bigint[], $28::text[],
+                $29::text[])"
 );
 
 pub(super) const PUT_RECORDS: &str = "
@@ -220,13 +233,16 @@ pub(super) const PUT_RECORDS: &str = "
         charged = new.charged,
         crashes = new.crashes,
         cancel_requested_at = new.cancel_requested_at,
-        handle = new.handle
+        handle = new.handle,
+        rank = new.rank,
+        lane = new.lane
     FROM unnest($1::uuid[], $2::smallint[], $3::boolean[], $4::smallint[], $5::boolean[],
                 $6::bigint[], $7::bigint[], $8::bigint[], $9::uuid[], $10::bigint[],
                 $11::integer[], $12::integer[], $13::integer[], $14::bigint[],
-                $15::text[])
+                $15::text[], $16::bigint[], $17::text[])
         AS new (id, state, ready, wait, interrupted, due_at, queue_deadline, token, owner,
-                lease_expires_at, attempts, charged, crashes, cancel_requested_at, handle)
+                lease_expires_at, attempts, charged, crashes, cancel_requested_at, handle,
+                rank, lane)
     WHERE records.id = new.id";
 
 pub(super) const PUT_OUTPUTS: &str = "
@@ -239,7 +255,8 @@ pub(super) const CREATE_PROVIDERS: &str = concat!(
     provider_columns!(),
     ") SELECT *
     FROM unnest($1::text[], $2::integer[], $3::integer[], $4::boolean[], $5::text[], $6::bigint[],
-                $7::bigint[], $8::bigint[], $9::text[], $10::text[], $11::bigint[]) AS new (name)
+                $7::bigint[], $8::bigint[], $9::text[], $10::text[], $11::bigint[],
+                $12::integer[], $13::text[], $14::bigint[], $15::text[]) AS new (name)
     ORDER BY name
     ON CONFLICT (name) DO NOTHING"
 );
@@ -255,11 +272,17 @@ pub(super) const PUT_PROVIDERS: &str = "
         gate_revision = new.gate_revision,
         shortage = new.shortage,
         health = new.health,
-        closed_until = new.closed_until
+        closed_until = new.closed_until,
+        in_force = new.in_force,
+        limits = new.limits,
+        limits_until = new.limits_until,
+        flow = new.flow
     FROM unnest($1::text[], $2::integer[], $3::integer[], $4::boolean[], $5::text[], $6::bigint[],
-                $7::bigint[], $8::bigint[], $9::text[], $10::text[], $11::bigint[])
+                $7::bigint[], $8::bigint[], $9::text[], $10::text[], $11::bigint[],
+                $12::integer[], $13::text[], $14::bigint[], $15::text[])
         AS new (name, declared_max, overriding_max, paused, pause_reason, pause_until,
-                limits_revision, gate_revision, shortage, health, closed_until)
+                limits_revision, gate_revision, shortage, health, closed_until, in_force, limits,
+                limits_until, flow)
     WHERE providers.name = new.name";
 
 pub(super) const ADD_USAGE: &str = "

@@ -19,7 +19,7 @@ use super::statements as sql;
 use crate::domain::{ExecutionId, ProviderName, ProviderRecord, Record, Spec, Timestamp, WorkerId};
 use crate::store::codec::{self, Counts};
 use crate::store::{
-    Appended, BackendError, Due, Load, Logged, NewExecution, Transaction, WorkerRow,
+    Appended, BackendError, Due, Load, Logged, NewExecution, Pick, Transaction, WorkerRow,
 };
 
 type Result<T> = std::result::Result<T, BackendError>;
@@ -128,6 +128,10 @@ fn bind_providers<'q>(
         .bind(columns.shortage)
         .bind(columns.health)
         .bind(columns.closed_until)
+        .bind(columns.in_force)
+        .bind(columns.limits)
+        .bind(columns.limits_until)
+        .bind(columns.flow)
 }
 
 #[async_trait]
@@ -154,9 +158,9 @@ impl Transaction for PgTransaction {
         self.providers_of("lock providers to claim from", query).await
     }
 
-    async fn gates_due(&mut self, now: Timestamp) -> Result<Vec<ProviderRecord>> {
-        let query = sqlx::query(sql::GATES_DUE).bind(now.as_micros());
-        self.providers_of("look for gates to be tried", query).await
+    async fn providers_due(&mut self, now: Timestamp) -> Result<Vec<ProviderRecord>> {
+        let query = sqlx::query(sql::PROVIDERS_DUE).bind(now.as_micros());
+        self.providers_of("look for due providers", query).await
     }
 
     async fn loads(&mut self, wanted: &[ProviderName]) -> Result<BTreeMap<ProviderName, Load>> {
@@ -165,10 +169,17 @@ impl Transaction for PgTransaction {
         rows.iter().map(|row| Ok((codec::parse(row, 0)?, codec::load(row)?))).collect()
     }
 
-    async fn ready(&mut self, wanted: &[(ProviderName, u32)]) -> Result<Vec<Record>> {
-        let (names, most): (Vec<_>, Vec<_>) =
-            wanted.iter().map(|(name, most)| (name.as_str(), i64::from(*most))).unzip();
-        let query = sqlx::query(sql::READY).bind(names).bind(most);
+    async fn pending(&mut self, provider: &ProviderName, most: u32) -> Result<u64> {
+        let query = sqlx::query(sql::PENDING).bind(provider.as_str()).bind(i64::from(most));
+        let rows = self.rows("count pending executions", query).await?;
+        rows.first().map_or(Ok(0), |row| codec::number(row, 0))
+    }
+
+    async fn ready(&mut self, wanted: &[Pick]) -> Result<Vec<Record>> {
+        let names: Vec<_> = wanted.iter().map(|pick| pick.provider.as_str()).collect();
+        let lanes: Vec<_> = wanted.iter().map(|pick| pick.lane.as_str()).collect();
+        let most: Vec<_> = wanted.iter().map(|pick| i64::from(pick.most)).collect();
+        let query = sqlx::query(sql::READY).bind(names).bind(lanes).bind(most);
         self.records_of("pick ready executions", query).await
     }
 
@@ -249,7 +260,10 @@ impl Transaction for PgTransaction {
             .bind(records.crashes)
             .bind(records.cancel_requested_at)
             .bind(records.handle)
-            .bind(new.on_lost);
+            .bind(new.on_lost)
+            .bind(records.rank)
+            .bind(records.lane)
+            .bind(new.demand);
         self.write("insert executions", query).await
     }
 
@@ -270,7 +284,9 @@ impl Transaction for PgTransaction {
             .bind(columns.charged)
             .bind(columns.crashes)
             .bind(columns.cancel_requested_at)
-            .bind(columns.handle);
+            .bind(columns.handle)
+            .bind(columns.rank)
+            .bind(columns.lane);
         self.write("write records", query).await
     }
 

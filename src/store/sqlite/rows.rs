@@ -7,7 +7,8 @@ use uuid::Uuid;
 
 use crate::domain::{ProviderRecord, Record};
 use crate::store::codec::{
-    Columns, Options, corrupt, health, json, kind_number, on_lost_number, state_number, wait_number,
+    Columns, Options, corrupt, demand, flow, health, json, kind_number, limits, on_lost_number,
+    state_number, wait_number,
 };
 use crate::store::{BackendError, Logged, NewExecution, WorkerRow};
 
@@ -62,6 +63,9 @@ pub(super) fn record_row(record: &Record) -> impl Serialize + use<> {
             record.cancel_requested_at,
             record.handle.as_ref().map(|handle| handle.as_json().to_owned()),
             on_lost_number(record.on_lost),
+            record.rank,
+            record.lane.clone(),
+            demand(record),
         ),
     )
 }
@@ -89,7 +93,7 @@ pub(super) fn provider_row(record: &ProviderRecord) -> Result<impl Serialize + '
     Ok((
         record.name.as_str(),
         record.declared.max_concurrent,
-        record.overriding.map(|limits| limits.max_concurrent),
+        record.overriding.max_concurrent,
         i64::from(pause.is_some()),
         pause.map(|pause| &pause.reason),
         pause.and_then(|pause| pause.until),
@@ -98,6 +102,10 @@ pub(super) fn provider_row(record: &ProviderRecord) -> Result<impl Serialize + '
         record.shortage.as_ref().map(json).transpose()?,
         health(&record.health)?,
         record.health.closed_until(),
+        record.effective().max_concurrent,
+        limits(record)?,
+        record.expiry.as_ref().map(|expiry| expiry.at),
+        flow(&record.flow)?,
     ))
 }
 

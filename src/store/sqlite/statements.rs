@@ -23,8 +23,9 @@ pub(super) const READY: &str = concat!(
     " FROM records
     WHERE ready = 1
       AND provider = ?1 ->> 0
-    ORDER BY interrupted DESC, priority DESC, due_at, id
-    LIMIT ?1 ->> 1"
+      AND lane = ?1 ->> 1
+    ORDER BY interrupted DESC, rank, id
+    LIMIT ?1 ->> 2"
 );
 
 pub(super) const CANCELLING: &str = concat!(
@@ -87,6 +88,8 @@ pub(super) const NEXT_DUE: &str = "
         SELECT min(queue_deadline) FROM records WHERE queue_deadline IS NOT NULL
         UNION ALL
         SELECT min(CASE WHEN paused = 1 THEN pause_until ELSE closed_until END) FROM providers
+        UNION ALL
+        SELECT min(limits_until) FROM providers
     )";
 
 pub(super) const PROVIDERS: &str = concat!(
@@ -97,11 +100,12 @@ pub(super) const PROVIDERS: &str = concat!(
     ORDER BY name"
 );
 
-pub(super) const GATES_DUE: &str = concat!(
+pub(super) const PROVIDERS_DUE: &str = concat!(
     "SELECT ",
     provider_columns!(),
     " FROM providers
     WHERE CASE WHEN paused = 1 THEN pause_until ELSE closed_until END <= ?1 ->> 0
+       OR limits_until <= ?1 ->> 0
     ORDER BY name"
 );
 
@@ -111,9 +115,19 @@ pub(super) const LOADS: &str = "
         (SELECT count(*) FROM records WHERE state = 1 AND provider = name),
         EXISTS (SELECT 1 FROM records WHERE ready = 1 AND provider = name),
         EXISTS (SELECT 1 FROM records WHERE ready = 1 AND wait = 0 AND provider = name),
-        coalesce(overriding_max, declared_max)
+        in_force,
+        limits
     FROM providers
     WHERE name IN (SELECT value FROM json_each(?1))";
+
+pub(super) const PENDING: &str = "
+    SELECT count(*)
+    FROM (
+        SELECT 1 FROM records WHERE ready = 1 AND provider = ?1 ->> 0
+        UNION ALL
+        SELECT 1 FROM records WHERE state = 0 AND ready = 0 AND provider = ?1 ->> 0
+        LIMIT ?1 ->> 1
+    )";
 
 pub(super) const REQUESTS: &str = "
     SELECT request_id, id, request_hash
@@ -144,7 +158,7 @@ pub(super) const PUT_RECORDS: &str = concat!(
         value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6,
         value ->> 7, value ->> 8, value ->> 9, value ->> 10, value ->> 11, value ->> 12,
         value ->> 13, value ->> 14, value ->> '$[15][0]', value ->> '$[15][1]',
-        value ->> '$[15][2]'
+        value ->> '$[15][2]', value ->> '$[15][3]', value ->> '$[15][4]', value ->> '$[15][5]'
     FROM json_each(?1)
     WHERE true
     ON CONFLICT (id) DO UPDATE SET
@@ -161,7 +175,9 @@ pub(super) const PUT_RECORDS: &str = concat!(
         charged = excluded.charged,
         crashes = excluded.crashes,
         cancel_requested_at = excluded.cancel_requested_at,
-        handle = excluded.handle"
+        handle = excluded.handle,
+        rank = excluded.rank,
+        lane = excluded.lane"
 );
 
 pub(super) const PUT_OUTPUTS: &str = "
@@ -176,7 +192,8 @@ pub(super) const CREATE_PROVIDERS: &str = concat!(
     provider_columns!(),
     ") SELECT
         value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6,
-        value ->> 7, value ->> 8, value ->> 9, value ->> 10
+        value ->> 7, value ->> 8, value ->> 9, value ->> 10, value ->> 11, value ->> 12,
+        value ->> 13, value ->> 14
     FROM json_each(?1)"
 );
 
@@ -185,7 +202,8 @@ pub(super) const PUT_PROVIDERS: &str = concat!(
     provider_columns!(),
     ") SELECT
         value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6,
-        value ->> 7, value ->> 8, value ->> 9, value ->> 10
+        value ->> 7, value ->> 8, value ->> 9, value ->> 10, value ->> 11, value ->> 12,
+        value ->> 13, value ->> 14
     FROM json_each(?1)"
 );
 

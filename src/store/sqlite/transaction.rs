@@ -11,7 +11,7 @@ use super::{rows, statement, statements as sql};
 use crate::domain::{ExecutionId, ProviderName, ProviderRecord, Record, Spec, Timestamp, WorkerId};
 use crate::store::codec::{self, Counts};
 use crate::store::{
-    Appended, BackendError, Due, Load, Logged, NewExecution, Transaction, WorkerRow,
+    Appended, BackendError, Due, Load, Logged, NewExecution, Pick, Transaction, WorkerRow,
 };
 
 type Result<T> = std::result::Result<T, BackendError>;
@@ -67,12 +67,12 @@ impl SqliteTransaction {
         Ok(())
     }
 
-    /// Records of each provider by a statement that takes a name and a number.
+    /// Records by a statement that takes one of these at a time.
     async fn first_of(
         &mut self,
         doing: &'static str,
         sql: &'static str,
-        wanted: &[(ProviderName, u32)],
+        wanted: &[impl Serialize],
     ) -> Result<Vec<Record>> {
         let mut records = Vec::new();
         for wanted in wanted {
@@ -105,8 +105,8 @@ impl Transaction for SqliteTransaction {
         rows.iter().map(codec::provider).collect()
     }
 
-    async fn gates_due(&mut self, now: Timestamp) -> Result<Vec<ProviderRecord>> {
-        let rows = self.rows("look for gates to be tried", sql::GATES_DUE, &[now]).await?;
+    async fn providers_due(&mut self, now: Timestamp) -> Result<Vec<ProviderRecord>> {
+        let rows = self.rows("look for due providers", sql::PROVIDERS_DUE, &[now]).await?;
         rows.iter().map(codec::provider).collect()
     }
 
@@ -115,7 +115,14 @@ impl Transaction for SqliteTransaction {
         rows.iter().map(|row| Ok((codec::parse(row, 0)?, codec::load(row)?))).collect()
     }
 
-    async fn ready(&mut self, wanted: &[(ProviderName, u32)]) -> Result<Vec<Record>> {
+    async fn pending(&mut self, provider: &ProviderName, most: u32) -> Result<u64> {
+        let rows = self.rows("count pending", sql::PENDING, &(provider, most)).await?;
+        rows.first().map_or(Ok(0), |row| codec::number(row, 0))
+    }
+
+    async fn ready(&mut self, wanted: &[Pick]) -> Result<Vec<Record>> {
+        let wanted: Vec<_> = wanted.iter().map(|it| (&it.provider, &it.lane, it.most)).collect();
+        let wanted = &wanted;
         self.first_of("pick ready executions", sql::READY, wanted).await
     }
 

@@ -97,7 +97,7 @@ impl Served {
         settings.providers.push(ConfiguredProvider {
             name: "gated".parse().unwrap(),
             kind: "process".to_owned(),
-            limits: Limits { max_concurrent: 3 },
+            limits: Limits::concurrent(3),
             run_timeout: DEADLINE,
             breaker: Breaker::default(),
             provider: Arc::new(Process::new(ProcessConfig {

@@ -9,7 +9,8 @@ use flowgate::domain::{
 };
 use flowgate::store::{
     Appended, Backend, BackendError, Due, EventQuery, Head, History, Lane, ListQuery, Load, Logged,
-    NewExecution, Payload, ProviderRow, StoreError, StoreKind, Totals, Transaction, WorkerRow,
+    NewExecution, Payload, Pick, ProviderRow, StoreError, StoreKind, Totals, Transaction,
+    WorkerRow,
 };
 use futures_util::join;
 
@@ -224,15 +225,19 @@ impl Transaction for FaultyTransaction {
         self.inner.lock_providers(names).await
     }
 
-    async fn gates_due(&mut self, now: Timestamp) -> Result<Vec<ProviderRecord>> {
-        self.inner.gates_due(now).await
+    async fn providers_due(&mut self, now: Timestamp) -> Result<Vec<ProviderRecord>> {
+        self.inner.providers_due(now).await
     }
 
     async fn loads(&mut self, names: &[ProviderName]) -> Result<BTreeMap<ProviderName, Load>> {
         self.inner.loads(names).await
     }
 
-    async fn ready(&mut self, wanted: &[(ProviderName, u32)]) -> Result<Vec<Record>> {
+    async fn pending(&mut self, provider: &ProviderName, most: u32) -> Result<u64> {
+        self.inner.pending(provider, most).await
+    }
+
+    async fn ready(&mut self, wanted: &[Pick]) -> Result<Vec<Record>> {
         self.inner.ready(wanted).await
     }
 

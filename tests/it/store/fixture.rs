@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use flowgate::domain::{
     Change, Clock, Ending, ErrorCode, Event, Execution, ExecutionId, Failure, Fenced, Input, Lease,
-    LimitUpdate, Limits, ManualClock, OnLost, ProviderName, Record, RetryPolicy, Spec, State,
-    Timestamp, Wait, WorkerId,
+    LimitUpdate, Limits, ManualClock, OnLost, Overrides, ProviderName, Record, RetryPolicy, Spec,
+    State, Timestamp, Told, Wait, WorkerId,
 };
 use flowgate::store::{
     Advanced, Backend, CancelAnswer, Claim, Claimed, EventQuery, ExpectedRevision, GateChange,
@@ -18,6 +18,8 @@ use flowgate::tasks::Tasks;
 
 use crate::support::{Db, StoreHome};
 
+/// What a point of priority is worth in the queue.
+pub(crate) const HEAD_START: Duration = Duration::from_secs(60);
 pub(crate) const LEASE: Duration = Duration::from_secs(30);
 pub(crate) const GRACE: Duration = Duration::from_secs(6);
 pub(crate) const SECOND: Duration = Duration::from_secs(1);
@@ -101,13 +103,17 @@ impl TestStore {
     }
 
     pub(crate) async fn declare(&self, provider: &str, max_concurrent: u32) {
-        self.store.declare(vec![(name(provider), Limits { max_concurrent })]).await.unwrap();
+        self.store
+            .declare(vec![(name(provider), Limits::concurrent(max_concurrent))])
+            .await
+            .unwrap();
     }
 
     /// What `SetLimits` does to one provider.
     pub(crate) async fn limit(&self, provider: &str, max_concurrent: Option<u32>) {
         let changes = vec![limit_change(provider, max_concurrent)];
-        let set = self.store.set_limits(changes, "test".to_owned(), ExpectedRevision::Any, false);
+        let set =
+            self.store.set_limits(changes, Told::by_itself("test"), ExpectedRevision::Any, false);
         set.await.unwrap().unwrap();
     }
 
@@ -127,6 +133,7 @@ impl TestStore {
             id: ExecutionId::new(),
             provider: name(provider),
             input: Input { json: r#"{"a":1}"#.to_owned(), exact: false },
+            demand: None,
             request_id: None,
             priority: 0,
             labels: BTreeMap::new(),
@@ -140,7 +147,11 @@ impl TestStore {
             created_at: self.clock.now(),
         };
         adjust(&mut spec);
-        NewExecution { spec: Arc::new(spec), request_hash: "hash".to_owned() }
+        NewExecution {
+            spec: Arc::new(spec),
+            request_hash: "hash".to_owned(),
+            head_start: HEAD_START,
+        }
     }
 
     pub(crate) async fn submit(&self, new: NewExecution) -> ExecutionId {
@@ -298,9 +309,9 @@ pub(crate) fn unshared(provider: ProviderName, most: u32) -> Wanted {
 }
 
 pub(crate) fn limit_change(provider: &str, max_concurrent: Option<u32>) -> LimitChange {
-    let set = |max_concurrent| LimitUpdate::Set(Limits { max_concurrent });
+    let set = |max_concurrent| LimitUpdate::Set(Overrides::concurrent(max_concurrent));
     let update = max_concurrent.map_or(LimitUpdate::Reset, set);
-    LimitChange { provider: name(provider), update }
+    LimitChange { provider: name(provider), update, expires_at: None }
 }
 
 pub(crate) fn failure(code: ErrorCode) -> Failure {

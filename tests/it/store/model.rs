@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use flowgate::domain::{
     Chunk, ChunkContent, Clock, Ending, ErrorCode, ExecutionId, Lease, Limits, OutputStream, Token,
-    WorkerId,
+    Told, WorkerId,
 };
 use flowgate::store::{
     Claim, EventQuery, ExpectedRevision, GateChange, ListQuery, NewExecution, Payload, Settlement,
@@ -343,14 +343,14 @@ async fn plain(store: &Store, t: &TestStore, op: Op) -> String {
     match op {
         Op::Advance => said(&store.advance(GRACE).await.unwrap()),
         Op::Declare { provider, max_concurrent } => {
-            let limits = vec![(name(PROVIDERS[provider]), Limits { max_concurrent })];
+            let limits = vec![(name(PROVIDERS[provider]), Limits::concurrent(max_concurrent))];
             said(&store.declare(limits).await.unwrap())
         }
         Op::SetLimits { changes, expected, validate_only } => {
             let changes = changes.iter().map(|(p, limit)| limit_change(PROVIDERS[*p], *limit));
             let changes = changes.collect();
             let expected = expected.map_or(ExpectedRevision::Any, ExpectedRevision::Newest);
-            let set = store.set_limits(changes, "why".to_owned(), expected, validate_only);
+            let set = store.set_limits(changes, Told::by_itself("why"), expected, validate_only);
             said(&set.await.unwrap())
         }
         Op::Pause { provider, seconds } => {

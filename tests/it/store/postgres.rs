@@ -106,14 +106,15 @@ async fn limits_hold_whoever_claims() {
 async fn stores_that_declare_at_once_lose_no_override() {
     let t = TestStore::open(Kind::Postgres).await;
     let other = beside(&t).await;
-    let limits = |max_concurrent| vec![(name("p"), flowgate::domain::Limits { max_concurrent })];
+    let limits =
+        |max_concurrent| vec![(name("p"), flowgate::domain::Limits::concurrent(max_concurrent))];
     let (here, there) = join!(t.store.declare(limits(2)), other.declare(limits(2)));
     let changed = here.unwrap().len() + there.unwrap().len();
     assert_eq!(changed, 1, "one of them added it, the other found it");
     t.limit("p", Some(5)).await;
     other.declare(limits(3)).await.unwrap();
     let rows = t.store.providers().await.unwrap();
-    assert_eq!(rows[0].record.overriding.map(|it| it.max_concurrent), Some(5));
+    assert_eq!(rows[0].record.overriding.max_concurrent, Some(5));
     assert_eq!(rows[0].record.declared.max_concurrent, 3);
     t.check().await;
 }

@@ -35,6 +35,7 @@ fn settings(providers: Vec<ConfiguredProvider>) -> EngineSettings {
         poll_interval: NEVER,
         drain_timeout: Duration::from_secs(30),
         slots: 1_000,
+        priority_head_start: Duration::from_secs(60),
         providers,
         machine: Arc::new(ThisMachine::default()),
         host: "here".to_owned(),
@@ -47,7 +48,7 @@ fn provider(name: &str, max_concurrent: u32, provider: &Arc<Held>) -> Configured
     ConfiguredProvider {
         name: name.parse().unwrap(),
         kind: "test".to_owned(),
-        limits: Limits { max_concurrent },
+        limits: Limits::concurrent(max_concurrent),
         run_timeout: NEVER,
         breaker: Breaker::default(),
         provider,

@@ -123,7 +123,7 @@ pub(crate) async fn a_claim_tells_what_to_run_and_how_busy_the_provider_was(t: &
 }
 
 pub(crate) async fn a_settlement_and_a_claim_at_once_reuse_the_room(t: &TestStore) {
-    t.store.declare(vec![(name("p"), Limits { max_concurrent: 1 })]).await.unwrap();
+    t.store.declare(vec![(name("p"), Limits::concurrent(1))]).await.unwrap();
     let submitted = t.submit_plain("p", 2).await;
     let lease = t.claim_one("p").await;
     let claim = t.store.claim(t.claim_of(&[("p", 1)]));

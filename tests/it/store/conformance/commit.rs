@@ -1,6 +1,6 @@
 //! Group commit: shared by neighbours, felt by none of them.
 
-use flowgate::domain::{Fenced, Limits, State};
+use flowgate::domain::{Fenced, Limits, State, Told};
 use flowgate::store::{CancelAnswer, Renewed, Settlement, StoreError, Submitted};
 use futures_util::{join, poll};
 use std::pin::pin;
@@ -27,7 +27,7 @@ pub(crate) async fn operations_that_wait_together_share_a_commit_and_get_their_o
         store.settle(Settlement::new(stale, succeeded("[2]"))),
         store.renew(vec![second.clone()], LEASE),
         store.cancel(vec![ids[4], second.id], "x".to_owned()),
-        store.declare(vec![(name("q"), Limits { max_concurrent: 1 })]),
+        store.declare(vec![(name("q"), Limits::concurrent(1))]),
     );
     let after = t.store.commit_stats();
     // A shared database has three ways in, which do not wait for each other.
@@ -79,7 +79,7 @@ pub(crate) async fn an_operation_that_fails_does_not_take_its_neighbours_down(t:
         t.store.submit(vec![one]),
         t.store.submit(vec![t.new_with("p", |_| {}), twin]),
         t.store.submit(vec![two]),
-        t.store.set_limits(limits, "x".to_owned(), any, false),
+        t.store.set_limits(limits, Told::by_itself("x"), any, false),
     );
     assert!(answers.0.is_ok() && answers.2.is_ok() && answers.3.is_ok());
     assert!(matches!(answers.1, Err(StoreError::Unavailable(_))));

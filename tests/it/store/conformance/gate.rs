@@ -1,7 +1,7 @@
 //! Pausing and resuming a provider.
 
 use flowgate::domain::{Change, Clock, GateState, Signal, State};
-use flowgate::store::{GateChange, Settlement};
+use flowgate::store::{GateChange, ProviderNews, Settlement};
 use futures_util::future::join;
 
 use crate::store::fixture::{GRACE, SECOND, TestStore, name, retry};
@@ -79,7 +79,9 @@ async fn rate_limited(t: &TestStore, wait: std::time::Duration) {
     let signal = Signal::RateLimited { retry_after: Some(wait), message: "slow down".to_owned() };
     let lease = t.claim_one("p").await;
     let ending = retry(std::time::Duration::ZERO);
-    let settlement = Settlement { lease, ending, signal: Some((name("p"), signal)) };
+    let (provider, lane) = (name("p"), String::new());
+    let news = Some(ProviderNews { provider, lane, signal: Some(signal), reserved: None });
+    let settlement = Settlement { lease, ending, news };
     t.store.settle(settlement).await.unwrap().unwrap();
 }
 

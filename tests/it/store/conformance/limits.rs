@@ -1,6 +1,6 @@
 //! Limits: declared, overridden, reset.
 
-use flowgate::domain::{Clock, LimitUpdate, Limits};
+use flowgate::domain::{Clock, LimitUpdate, Limits, Told};
 use flowgate::store::{ExpectedRevision, LimitChange, ProviderRow, SetLimitsError};
 use futures_util::future::join;
 
@@ -19,11 +19,11 @@ async fn set(
     validate_only: bool,
 ) -> Result<Vec<ProviderRow>, SetLimitsError> {
     let changes = vec![limit_change(provider, Some(max_concurrent))];
-    t.store.set_limits(changes, "test".to_owned(), expected, validate_only).await.unwrap()
+    t.store.set_limits(changes, Told::by_itself("test"), expected, validate_only).await.unwrap()
 }
 
 pub(crate) async fn declaring_the_same_again_changes_nothing(t: &TestStore) {
-    let limits = |max_concurrent| vec![(name("p"), Limits { max_concurrent })];
+    let limits = |max_concurrent| vec![(name("p"), Limits::concurrent(max_concurrent))];
     assert_eq!(t.store.declare(limits(2)).await.unwrap(), limits(2));
     assert_eq!(t.store.declare(limits(2)).await.unwrap(), []);
     assert_eq!(t.head().await, 1);
@@ -39,7 +39,7 @@ pub(crate) async fn an_override_outlives_a_new_declaration_until_it_is_reset(t: 
     assert_eq!((record.declared.max_concurrent, record.effective().max_concurrent), (3, 9));
     t.limit("p", None).await;
     let record = row(t, "p").await.record;
-    assert_eq!((record.overriding, record.effective().max_concurrent), (None, 3));
+    assert_eq!((record.overriding.max_concurrent, record.effective().max_concurrent), (None, 3));
     let head = t.head().await;
     t.limit("p", None).await;
     assert_eq!(t.head().await, head, "a reset of what is not overridden changes nothing");
@@ -69,10 +69,14 @@ pub(crate) async fn the_expected_revision_counts_limits_that_are_kept(t: &TestSt
     t.declare("p", 2).await;
     t.declare("q", 2).await;
     t.limit("q", Some(5)).await;
-    let kept = |provider| LimitChange { provider: name(provider), update: LimitUpdate::Keep };
+    let kept = |provider| LimitChange {
+        provider: name(provider),
+        update: LimitUpdate::Keep,
+        expires_at: None,
+    };
     let set = async |changes, expected| {
         let expected = ExpectedRevision::Newest(expected);
-        t.store.set_limits(changes, "test".to_owned(), expected, false).await.unwrap()
+        t.store.set_limits(changes, Told::by_itself("test"), expected, false).await.unwrap()
     };
     let changed = Err(SetLimitsError::Changed { current: 3 });
     assert_eq!(set(vec![limit_change("p", Some(7)), kept("q")], 1).await, changed);
@@ -95,7 +99,7 @@ pub(crate) async fn validating_changes_nothing(t: &TestStore) {
 pub(crate) async fn an_unknown_provider_leaves_all_limits_alone(t: &TestStore) {
     t.declare("p", 2).await;
     let changes = vec![limit_change("p", Some(5)), limit_change("nobody", Some(5))];
-    let set = t.store.set_limits(changes, "test".to_owned(), ExpectedRevision::Any, false);
+    let set = t.store.set_limits(changes, Told::by_itself("test"), ExpectedRevision::Any, false);
     assert_eq!(set.await.unwrap(), Err(SetLimitsError::UnknownProvider(name("nobody"))));
     assert_eq!(t.head().await, 1);
 }

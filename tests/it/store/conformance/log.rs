@@ -29,7 +29,7 @@ pub(crate) async fn the_log_says_exactly_what_happened(t: &TestStore) {
     t.cancel(id).await;
     t.succeed(&lease).await;
 
-    let limits = Limits { max_concurrent: 1 };
+    let limits = Limits::concurrent(1);
     let end = |token, cause, failure| AttemptEnd {
         token: Token(token),
         worker: t.worker,
@@ -43,13 +43,16 @@ pub(crate) async fn the_log_says_exactly_what_happened(t: &TestStore) {
         attempt,
         charged: attempt,
         handle: None,
+        reserved: None,
     };
     // The clock stands at the end of the backoff.
     let until = t.clock.now();
     let expected = [
         Change::LimitsChanged {
-            declared: limits,
+            declared: limits.clone(),
             overriding: None,
+            expires_at: None,
+            actor: String::new(),
             effective: limits,
             reason: "declared by the configuration".to_owned(),
         },

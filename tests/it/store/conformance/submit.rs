@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use flowgate::domain::{Change, ErrorCode, ExecutionId, Input, RetryPolicy, State, Wait};
-use flowgate::store::{NewExecution, Payload, RequestIdConflict, Submitted};
+use flowgate::store::{NewExecution, Payload, SubmitRefused, Submitted};
 use futures_util::future::join_all;
 
 use crate::store::fixture::{SECOND, TestStore, succeeded};
@@ -65,7 +65,7 @@ pub(crate) async fn a_request_id_reused_for_another_request_is_a_conflict_that_n
 ) {
     let first = t.submit(requested(t, "r", "one")).await;
     let conflict = t.store.submit(vec![requested(t, "r", "two")]).await.unwrap();
-    assert_eq!(conflict, Err(RequestIdConflict { index: 0, first }));
+    assert_eq!(conflict, Err(SubmitRefused::RequestIdConflict { index: 0, first }));
 }
 
 pub(crate) async fn a_request_repeated_within_a_batch_gives_one_execution(t: &TestStore) {
@@ -82,11 +82,11 @@ pub(crate) async fn a_conflict_anywhere_in_a_batch_stores_nothing_of_it(t: &Test
     let first = t.submit(requested(t, "r", "one")).await;
     let batch = vec![requested(t, "new", "1"), requested(t, "r", "two")];
     let conflict = t.store.submit(batch).await.unwrap();
-    assert_eq!(conflict, Err(RequestIdConflict { index: 1, first }));
+    assert_eq!(conflict, Err(SubmitRefused::RequestIdConflict { index: 1, first }));
     let batch = vec![requested(t, "s", "1"), requested(t, "s", "2")];
     let first_of_batch = batch[0].spec.id;
     let conflict = t.store.submit(batch).await.unwrap();
-    assert_eq!(conflict, Err(RequestIdConflict { index: 1, first: first_of_batch }));
+    assert_eq!(conflict, Err(SubmitRefused::RequestIdConflict { index: 1, first: first_of_batch }));
     assert_eq!(t.store.list(&all()).await.unwrap(), [first]);
 }
 
