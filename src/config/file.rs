@@ -37,7 +37,12 @@ fn check(path: &Path, dict: &Dict) -> Result<(), ConfigError> {
         let key = format!("providers.{name}");
         name.parse::<ProviderName>()
             .map_err(|error| invalid(path, &key, format!("is not a provider's name: {error}")))?;
-        known(path, &format!("{key}."), table(path, &key, provider)?, &keys::provider())?;
+        let provider = table(path, &key, provider)?;
+        known(path, &format!("{key}."), provider, &keys::provider())?;
+        if let Some(retry) = provider.get(keys::RETRY) {
+            let key = format!("{key}.{}", keys::RETRY);
+            known(path, &format!("{key}."), table(path, &key, retry)?, keys::IN_RETRY)?;
+        }
     }
     Ok(())
 }

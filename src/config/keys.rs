@@ -18,7 +18,22 @@ pub(super) const TOP: &[&str] = &[
 
 /// Keys of a provider of any kind.
 const ANY_PROVIDER: &[&str] =
-    &["kind", "max_concurrent", "run_timeout", "gate_failures", "gate_window", "gate_pause"];
+    &["kind", "max_concurrent", "run_timeout", "gate_failures", "gate_window", "gate_pause", RETRY];
+
+/// The table of a provider that says how its failed attempts are tried again.
+pub(super) const RETRY: &str = "retry";
+
+/// Keys of that table.
+pub(super) const IN_RETRY: &[&str] = &[
+    "max_attempts",
+    "initial_backoff",
+    "max_backoff",
+    "backoff_multiplier",
+    "retry_on",
+    "no_retry_on",
+    "budget",
+    "budget_min",
+];
 
 /// Keys of a provider of kind `process`.
 pub(super) const PROCESS: &[&str] = &[
@@ -50,8 +65,9 @@ pub(super) fn provider() -> Vec<&'static str> {
 
 /// Says which of `known` is nearest to `unknown`.
 pub(super) fn hint(unknown: &str, known: &[&str]) -> String {
-    let spelling = unknown.to_lowercase().replace('-', "_");
-    let likeness = |key: &str| strsim::jaro_winkler(&spelling, key);
+    let spelling = |text: &str| text.to_lowercase().replace('-', "_");
+    let unknown = spelling(unknown);
+    let likeness = |key: &str| strsim::jaro_winkler(&unknown, &spelling(key));
     match known.iter().max_by(|a, b| likeness(a).total_cmp(&likeness(b))) {
         Some(nearest) => format!("did you mean {nearest}?"),
         None => "there are none".to_owned(),

@@ -70,7 +70,7 @@ pub(super) fn gather(
         match provider_key(rest, &names) {
             Some((name, key)) => {
                 let path = format!("providers.{name}.{key}");
-                figment = figment.merge(Layer::one(variable, &path, value(key, text)));
+                figment = figment.merge(Layer::one(variable, &path, value(&key, text)));
             }
             None => ignored_variables.push(variable.clone()),
         }
@@ -86,16 +86,20 @@ pub(super) fn gather(
     Ok(Layers { reader: Reader::new(figment, variables), ignored_variables, rust_log })
 }
 
-/// Splits `NAME__KEY`. The name is a known one whatever its case and dashes, else taken as it is.
-fn provider_key(
-    rest: &str,
-    names: &BTreeSet<ProviderName>,
-) -> Option<(ProviderName, &'static str)> {
+/// Splits `NAME__KEY` or `NAME__RETRY__KEY`. The name is a known one whatever its case and dashes,
+/// else taken as it is.
+fn provider_key(rest: &str, names: &BTreeSet<ProviderName>) -> Option<(ProviderName, String)> {
     // From the right: no key holds two underscores in a row, but a name may.
+    let rest = rest.to_lowercase();
     let (name, key) = rest.rsplit_once("__")?;
-    let key = key.to_lowercase();
-    let key = keys::provider().into_iter().find(|known| *known == key)?;
-    let name = name.to_lowercase();
+    let (name, key) = match name.rsplit_once("__") {
+        Some((name, keys::RETRY)) if keys::IN_RETRY.contains(&key) => {
+            (name, format!("{}.{key}", keys::RETRY))
+        }
+        _ if keys::provider().contains(&key) => (name, key.to_owned()),
+        _ => return None,
+    };
+    let name = name.to_owned();
     let exact = name.parse::<ProviderName>().ok();
     if let Some(exact) = exact.as_ref().filter(|exact| names.contains(exact)) {
         return Some((exact.clone(), key));
@@ -107,12 +111,18 @@ fn provider_key(
 /// The text of a variable or flag as the type that its key has in the file.
 fn value(key: &str, text: &str) -> Value {
     match key {
-        "env_allow" | "endpoints" => {
+        "env_allow" | "endpoints" | "retry.retry_on" | "retry.no_retry_on" => {
             let names = text.split(',').map(str::trim).filter(|name| !name.is_empty());
             names.map(Value::from).collect::<Vec<_>>().into()
         }
         "gate_failures" | "max_concurrent" | "max_output_bytes" | "slots" | "cpu_max_percent"
-        | "memory_min_bytes" => match text.trim().parse::<i64>() {
+        | "memory_min_bytes" | "retry.max_attempts" | "retry.budget_min" => {
+            match text.trim().parse::<i64>() {
+                Ok(number) => number.into(),
+                Err(_) => text.into(),
+            }
+        }
+        "retry.backoff_multiplier" | "retry.budget" => match text.trim().parse::<f64>() {
             Ok(number) => number.into(),
             Err(_) => text.into(),
         },

@@ -11,6 +11,7 @@ mod layers;
 mod providers;
 mod reader;
 mod remote;
+mod retry;
 mod values;
 
 use std::path::{Path, PathBuf};
@@ -157,5 +158,7 @@ pub fn load(
 
 #[cfg(test)]
 mod remote_tests;
+#[cfg(test)]
+mod retry_tests;
 #[cfg(test)]
 mod tests;

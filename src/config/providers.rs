@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::reader::Reader;
 use super::remote::{self, Defaults};
-use super::{ConfigError, keys, values};
+use super::{ConfigError, keys, retry, values};
 use crate::domain::{Breaker, Limits, ProviderName, ResourceGate};
 use crate::engine::ConfiguredProvider;
 use crate::providers::{
@@ -170,6 +170,7 @@ fn provider(reader: &Reader, name: ProviderName) -> Result<ConfiguredProvider, C
         limits: Limits::concurrent(max_concurrent),
         run_timeout,
         breaker,
+        retry: retry::read(reader, &table)?,
     })
 }
 

@@ -67,6 +67,11 @@ impl Reader {
         self.figment.contains(key)
     }
 
+    /// Whether the key is a table.
+    pub(super) fn is_table(&self, key: &str) -> bool {
+        self.figment.find_value(key).is_ok_and(|value| value.as_dict().is_some())
+    }
+
     /// The keys of a table.
     pub(super) fn keys(&self, table: &str) -> Vec<String> {
         let table = self.figment.find_value(table).ok();
@@ -90,7 +95,11 @@ impl Reader {
 fn problem(kind: &Kind) -> String {
     match kind {
         Kind::InvalidType(found, expected) => {
-            let expected = if expected == "i64" { "a whole number" } else { expected };
+            let expected = match expected.as_str() {
+                "i64" => "a whole number",
+                "f64" => "a number",
+                expected => expected,
+            };
             format!("must be {expected}, not {found}")
         }
         other => format!("cannot be read: {other}"),

@@ -60,6 +60,15 @@ pub(super) fn head_start(text: String) -> Result<Duration, String> {
     if head_start <= LONGEST { Ok(head_start) } else { Err("must be at most 1day".to_owned()) }
 }
 
+/// A number that need not be whole; no bound holds what is none.
+pub(super) fn factor(number: f64, least: f64, most: f64) -> Result<f64, String> {
+    if (least..=most).contains(&number) {
+        Ok(number)
+    } else {
+        Err(format!("must be between {least} and {most}, not {number}"))
+    }
+}
+
 /// A number of attempts.
 pub(super) fn count(number: i64) -> Result<u32, String> {
     let number = within(number, 1, 100_000)?;

@@ -1,9 +1,9 @@
 //! How an attempt can fail, in types: nobody parses messages.
 
 use std::ops::AddAssign;
-use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 /// What went wrong, as clients see it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -41,17 +41,77 @@ pub enum ErrorCode {
     Resource,
 }
 
+impl ErrorCode {
+    /// Every code.
+    pub const ALL: [Self; 15] = [
+        Self::Transient,
+        Self::Permanent,
+        Self::RateLimited,
+        Self::Cancelled,
+        Self::Timeout,
+        Self::QueueTimeout,
+        Self::Crashed,
+        Self::Lost,
+        Self::ModuleFailed,
+        Self::ModuleNotFound,
+        Self::ModuleStartFailed,
+        Self::Released,
+        Self::OutputTooLarge,
+        Self::Internal,
+        Self::Resource,
+    ];
+
+    /// Its name in the contract, without the prefix of its enumeration.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Transient => "TRANSIENT",
+            Self::Permanent => "PERMANENT",
+            Self::RateLimited => "RATE_LIMITED",
+            Self::Cancelled => "CANCELLED",
+            Self::Timeout => "TIMEOUT",
+            Self::QueueTimeout => "QUEUE_TIMEOUT",
+            Self::Crashed => "CRASHED",
+            Self::Lost => "LOST",
+            Self::ModuleFailed => "MODULE_FAILED",
+            Self::ModuleNotFound => "MODULE_NOT_FOUND",
+            Self::ModuleStartFailed => "MODULE_START_FAILED",
+            Self::Released => "RELEASED",
+            Self::OutputTooLarge => "OUTPUT_TOO_LARGE",
+            Self::Internal => "INTERNAL",
+            Self::Resource => "RESOURCE",
+        }
+    }
+
+    /// The rule that says what follows this code, where no list of codes to retry has a say in it.
+    pub const fn rule_of_its_own(self) -> Option<&'static str> {
+        match self {
+            Self::RateLimited => Some("a rate-limited attempt waits for the gate and costs none"),
+            Self::Cancelled => Some("what was cancelled is not tried again"),
+            Self::QueueTimeout => Some("it ends what never started"),
+            Self::Crashed => Some("crashes are tried again and counted apart, up to 3"),
+            Self::Lost => Some("on_lost decides what follows a lost attempt"),
+            Self::Released => Some("what was handed back is always taken up again"),
+            Self::Transient
+            | Self::Permanent
+            | Self::Timeout
+            | Self::ModuleFailed
+            | Self::ModuleNotFound
+            | Self::ModuleStartFailed
+            | Self::OutputTooLarge
+            | Self::Internal
+            | Self::Resource => None,
+        }
+    }
+}
+
 /// What a failure means for the next attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FailureKind {
-    /// May pass: retried with backoff, charged.
+    /// May pass: retried with backoff, charged, unless the provider's rules name its code.
     Transient,
-    /// Retried not before `retry_after`, uncharged.
-    RateLimited {
-        /// The wait the provider asked for, where it said.
-        retry_after: Option<Duration>,
-    },
-    /// Not retried, unless the policy names its code.
+    /// Retried when the provider's gate opens, uncharged.
+    RateLimited,
+    /// Not retried, unless the policy or the provider's rules name its code.
     Permanent,
     /// The work was stopped because it was asked to.
     Cancelled,
@@ -68,13 +128,21 @@ pub struct Failure {
     pub retryable: bool,
     /// For programs: a JSON object, where there is more to say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub details: Option<serde_json::Value>,
+    pub details: Option<Value>,
 }
 
 impl Failure {
     /// A failure without details.
     pub fn new(code: ErrorCode, retryable: bool, message: impl Into<String>) -> Self {
         Self { code, message: message.into(), retryable, details: None }
+    }
+
+    /// Adds to what programs can read of it; what is there under that name stays.
+    pub fn add_detail(&mut self, name: &str, value: Value) {
+        let details = self.details.get_or_insert_with(|| Value::Object(Map::new()));
+        if let Value::Object(details) = details {
+            details.entry(name).or_insert(value);
+        }
     }
 }
 

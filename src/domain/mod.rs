@@ -15,6 +15,7 @@ mod provider;
 mod rate;
 mod record;
 mod retry;
+mod retry_budget;
 mod shortage;
 mod time;
 
@@ -29,6 +30,7 @@ pub use limits::{AdaptiveBounds, Bound, LimitUpdate, Limits, Overrides, RateOver
 pub use provider::{Expiry, GateState, Pause, ProviderRecord, Told};
 pub use rate::{Demand, Reserved, Window};
 pub use record::{Ending, Fenced, Lease, Record};
-pub use retry::{MAX_CRASHES, RetryPolicy};
+pub use retry::{LONGEST_HINT, MAX_CRASHES, Retrial, RetryPolicy, RetryRequest, RetryRules};
+pub use retry_budget::{RetryBudget, RetryMeter};
 pub use shortage::{Lack, MachineLoad, ResourceGate, Shortage, WhenShort};
 pub use time::{Clock, ManualClock, SystemClock, Timestamp};

@@ -21,7 +21,7 @@ use tracing_opentelemetry::OpenTelemetrySpanExt;
 use uuid::Uuid;
 
 use super::active::ActiveAttempt;
-use super::ending::{Found, Outcome, counted, ending, signal};
+use super::ending::{Found, Outcome, Retries, counted, ending, signal};
 use super::lease::passed;
 use super::outflow::AttemptKeeper;
 use super::{ConfiguredProvider, Engine};
@@ -75,6 +75,10 @@ impl Engine {
             return;
         };
         tracing::debug!("attempt started");
+        let budget = configured.retry.budget;
+        if budget.is_some() && claimed.attempt == 1 {
+            self.0.counters.first_attempt(&spec.provider, self.now());
+        }
         let outcome = if started < *attempt.deadline.borrow() {
             self.run(&claimed, configured, attempt, stop.clone()).await
         } else {
@@ -82,7 +86,12 @@ impl Engine {
         };
         let patient = spec.run_timeout >= configured.run_timeout;
         let signal = signal(&outcome, stop.reason(), patient);
-        let ending = ending(&claimed, outcome, stop.reason());
+        let room = || {
+            let fits = |budget| self.0.counters.retry_fits(&spec.provider, budget, self.now());
+            budget.is_none_or(fits)
+        };
+        let retries = Retries { rules: &configured.retry, room: &room };
+        let ending = ending(&claimed, outcome, stop.reason(), &retries);
         let how = counted(&ending);
         self.0.active.work_over(&attempt.lease);
         let news = self.worth_telling(&claimed, configured, signal);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::figures::Counted;
-use crate::domain::{Ending, ErrorCode, Failure, FailureKind, OnLost, Usage};
+use crate::domain::{Ending, ErrorCode, Failure, FailureKind, OnLost, Retrial, RetryRules, Usage};
 use crate::providers::{AttemptFailure, StopReason, Success};
 use crate::store::Claimed;
 
@@ -57,8 +57,8 @@ pub(super) fn signal(
     };
     let message = failed.failure.message.clone();
     match failed.kind {
-        FailureKind::RateLimited { retry_after } => {
-            Some(Found::RateLimited { retry_after, message })
+        FailureKind::RateLimited => {
+            Some(Found::RateLimited { retry_after: failed.retry_after, message })
         }
         FailureKind::Transient => Some(Found::Failed { message }),
         FailureKind::Permanent => Some(Found::Answered),
@@ -66,8 +66,21 @@ pub(super) fn signal(
     }
 }
 
+/// How failures of the attempt's provider are tried again here.
+pub(super) struct Retries<'a> {
+    /// By these rules.
+    pub(super) rules: &'a RetryRules,
+    /// Whether another one finds room in the budget, which it then takes.
+    pub(super) room: &'a (dyn Fn() -> bool + Sync),
+}
+
 /// What the outcome means for the execution.
-pub(super) fn ending(claimed: &Claimed, outcome: Outcome, reason: Option<StopReason>) -> Ending {
+pub(super) fn ending(
+    claimed: &Claimed,
+    outcome: Outcome,
+    reason: Option<StopReason>,
+    retries: &Retries<'_>,
+) -> Ending {
     match (outcome, reason) {
         (Outcome::Panicked, _) => {
             let failure = Failure::new(ErrorCode::Crashed, true, "the attempt panicked");
@@ -84,7 +97,7 @@ pub(super) fn ending(claimed: &Claimed, outcome: Outcome, reason: Option<StopRea
         (_, Some(StopReason::ShuttingDown)) => Ending::Released { begun: true },
         (Outcome::Returned(Err(failed)), Some(StopReason::Cancelled)) => cancelled(failed),
         (Outcome::Returned(Err(failed)), Some(StopReason::TimedOut) | None) => {
-            failed_or_retry(claimed, failed)
+            failed_or_retry(claimed, failed, retries)
         }
         // Claimed once more, to be stopped there.
         (Outcome::Dropped { attached: true }, Some(StopReason::Cancelled)) => {
@@ -99,7 +112,8 @@ pub(super) fn ending(claimed: &Claimed, outcome: Outcome, reason: Option<StopRea
             let seconds = claimed.spec.run_timeout.as_secs_f64();
             let message = format!("timed out after {seconds}s");
             let failure = Failure::new(ErrorCode::Timeout, true, message);
-            failed_or_retry(claimed, AttemptFailure::new(FailureKind::Transient, failure))
+            let failed = AttemptFailure::new(FailureKind::Transient, failure);
+            failed_or_retry(claimed, failed, retries)
         }
     }
 }
@@ -121,8 +135,8 @@ fn cancelled(failed: AttemptFailure) -> Ending {
     Ending::Cancelled { failure, output: kept(output.as_ref()), usage }
 }
 
-fn failed_or_retry(claimed: &Claimed, failed: AttemptFailure) -> Ending {
-    let AttemptFailure { kind, failure, output, usage } = failed;
+fn failed_or_retry(claimed: &Claimed, failed: AttemptFailure, retries: &Retries<'_>) -> Ending {
+    let AttemptFailure { kind, mut failure, output, usage, retry_after } = failed;
     let usage = usage.map(Usage::believed);
     if failure.code == ErrorCode::Crashed {
         return Ending::Crashed { failure };
@@ -135,14 +149,25 @@ fn failed_or_retry(claimed: &Claimed, failed: AttemptFailure) -> Ending {
     if may_run_on && claimed.spec.on_lost == OnLost::Fail {
         return Ending::Failed { failure, output: kept(output.as_ref()), usage };
     }
-    let jitter = rand::random::<f64>();
-    match claimed.spec.retry.next_delay(claimed.charged, kind, &failure, jitter) {
-        Some(delay) => {
-            let charged = !matches!(kind, FailureKind::RateLimited { .. });
-            Ending::Retry { failure, delay, charged, usage }
+    let own = &claimed.spec.retry;
+    match retries.rules.retrial(own, kind, failure.code) {
+        Retrial::AtTheGate => {
+            return Ending::Retry { failure, delay: Duration::ZERO, charged: false, usage };
         }
-        None => Ending::Failed { failure, output: kept(output.as_ref()), usage },
+        Retrial::Charged => failure.retryable = true,
+        Retrial::Never => failure.retryable = false,
     }
+    if !failure.retryable || claimed.charged >= own.max_attempts {
+        return Ending::Failed { failure, output: kept(output.as_ref()), usage };
+    }
+    let room = (retries.room)();
+    if !room {
+        tracing::debug!("the retry budget is spent, another attempt waits longer");
+        failure.add_detail("held_back_by", "retry_budget".into());
+    }
+    let jitter = rand::random::<f64>();
+    let delay = retries.rules.delay(own, claimed.charged, retry_after, room, jitter);
+    Ending::Retry { failure, delay, charged: true, usage }
 }
 
 /// What there is of a result, unless it is too large.

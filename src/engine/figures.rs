@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use super::Figures;
-use crate::domain::{ProviderName, Timestamp};
+use crate::domain::{ProviderName, RetryBudget, RetryMeter, Timestamp};
 
 /// The window over which rates are told.
 const WINDOW: Duration = Duration::from_secs(60);
@@ -29,6 +29,8 @@ pub(super) struct Counters {
     resyncs: AtomicU64,
     rates: Mutex<HashMap<ProviderName, [Window; 2]>>,
     found: Mutex<HashMap<ProviderName, [Window; 2]>>,
+    /// Of the providers that have a retry budget.
+    meters: Mutex<HashMap<ProviderName, RetryMeter>>,
 }
 
 /// How an attempt counts.
@@ -121,6 +123,23 @@ impl Counters {
         windows[usize::from(failed)].count(second);
         let [answered, failed] = windows;
         failed.sum(second) >= answered.sum(second)
+    }
+
+    /// Counts an execution's first attempt for the retry budget of its provider.
+    pub(super) fn first_attempt(&self, provider: &ProviderName, now: Timestamp) {
+        let mut meters = self.meters.lock().unwrap_or_else(PoisonError::into_inner);
+        meters.entry(provider.clone()).or_default().first(now);
+    }
+
+    /// Whether a retry finds room in the budget of its provider, which it then takes.
+    pub(super) fn retry_fits(
+        &self,
+        provider: &ProviderName,
+        budget: RetryBudget,
+        now: Timestamp,
+    ) -> bool {
+        let mut meters = self.meters.lock().unwrap_or_else(PoisonError::into_inner);
+        meters.entry(provider.clone()).or_default().take(budget, now)
     }
 
     pub(super) fn stale(&self) {

@@ -111,6 +111,8 @@ impl Engine {
             succeeded_per_minute,
             failed_per_minute,
             oldest_pending_age: row.oldest_ready.map(|due| now.since(due)),
+            retry: configured.retry.defaults.clone(),
+            retryable: configured.retry.retryable(configured.provider.transient_codes()),
             row,
         })
     }

@@ -112,7 +112,7 @@ fn again(old: &Execution, request_id: Option<String>) -> Draft {
         schedule_at: None,
         queue_timeout: spec.queue_timeout,
         run_timeout: Some(spec.run_timeout),
-        retry: spec.retry.clone(),
+        retry: spec.retry.clone().into(),
         on_lost: spec.on_lost,
         retry_of: Some(spec.id),
         traceparent: spec.traceparent.clone(),

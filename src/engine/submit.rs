@@ -67,7 +67,7 @@ impl Engine {
             schedule_at: draft.schedule_at,
             queue_timeout: draft.queue_timeout,
             run_timeout: draft.run_timeout.unwrap_or(configured.run_timeout),
-            retry: draft.retry,
+            retry: draft.retry.over(&configured.retry.defaults),
             on_lost: draft.on_lost,
             retry_of: draft.retry_of,
             traceparent: draft.traceparent,

@@ -2,7 +2,8 @@
 //! other.
 
 use super::remote::{COMMON, Class, Rule};
-use super::{claude, ollama, openai};
+use super::{Process, ProcessConfig, Provider as _, Simulated, claude, ollama, openai};
+use crate::domain::ErrorCode;
 
 const DOCS: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/providers.md"));
 
@@ -45,6 +46,21 @@ fn the_documentation_shows_what_each_error_means() {
     shows("openai", openai::RULES);
     shows("claude", claude::RULES);
     shows("ollama", ollama::RULES);
+}
+
+#[test]
+fn the_documentation_shows_which_codes_are_retried_and_which_may_be_named() {
+    let rows: Vec<_> = rows("Retries").into_iter().filter(|row| row[0].starts_with('`')).collect();
+    let process = Process::new(ProcessConfig::default());
+    let transient = [Simulated.transient_codes(), process.transient_codes()].concat();
+    for code in ErrorCode::ALL {
+        let name = format!("`{}`", code.name());
+        let row = rows.iter().find(|row| row[0].split(", ").any(|cell| cell == name));
+        let row = row.unwrap_or_else(|| panic!("it says nothing of {name}"));
+        let refused = code.rule_of_its_own().is_some();
+        assert_eq!(row[2], if refused { "refused" } else { "yes" }, "{name}");
+        assert!(refused || row[1].starts_with("no") != transient.contains(&code), "{name}");
+    }
 }
 
 #[test]

@@ -79,6 +79,12 @@ pub trait Provider: Send + Sync + 'static {
         AttemptFailure::new(FailureKind::Permanent, failure)
     }
 
+    /// Codes of failures that it calls transient, always or at times: what is tried again unless
+    /// the operator says otherwise. Those with a rule of their own are left out.
+    fn transient_codes(&self) -> &'static [ErrorCode] {
+        &[ErrorCode::Transient, ErrorCode::Timeout]
+    }
+
     /// Why submissions are refused at present, if they are.
     fn unavailable(&self) -> Option<String> {
         None
@@ -145,12 +151,14 @@ pub struct AttemptFailure {
     pub output: Option<Value>,
     /// What it consumed.
     pub usage: Option<Usage>,
+    /// The wait before another attempt that the provider asked for, where it said.
+    pub retry_after: Option<Duration>,
 }
 
 impl AttemptFailure {
     /// A failure that left nothing behind.
     pub fn new(kind: FailureKind, failure: Failure) -> Self {
-        Self { kind, failure, output: None, usage: None }
+        Self { kind, failure, output: None, usage: None, retry_after: None }
     }
 }
 

@@ -31,7 +31,7 @@ struct Script {
     fail: Option<Fail>,
     /// How many attempts fail before one succeeds; all of them where absent.
     fail_attempts: Option<u32>,
-    /// What a rate-limited failure asks to wait.
+    /// What a failure asks to wait.
     retry_after_ms: Option<u64>,
     /// Pieces of output, spread evenly over the duration.
     #[serde(default)]
@@ -88,12 +88,11 @@ impl Fail {
         let (kind, code, retryable) = match self {
             Self::Transient => (FailureKind::Transient, ErrorCode::Transient, true),
             Self::Permanent => (FailureKind::Permanent, ErrorCode::Permanent, false),
-            Self::RateLimited => {
-                let retry_after = script.retry_after_ms.map(Duration::from_millis);
-                (FailureKind::RateLimited { retry_after }, ErrorCode::RateLimited, true)
-            }
+            Self::RateLimited => (FailureKind::RateLimited, ErrorCode::RateLimited, true),
         };
-        AttemptFailure::new(kind, Failure::new(code, retryable, "failed as the input asked"))
+        let failure = Failure::new(code, retryable, "failed as the input asked");
+        let retry_after = script.retry_after_ms.map(Duration::from_millis);
+        AttemptFailure { retry_after, ..AttemptFailure::new(kind, failure) }
     }
 }
 

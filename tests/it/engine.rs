@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use flowgate::domain::{
-    Breaker, Clock, Ending, ErrorCode, ExecutionId, Input, Limits, OnLost, RetryPolicy, Spec,
-    State, SystemClock, WorkerId,
+    Breaker, Clock, Ending, ErrorCode, ExecutionId, Input, Limits, OnLost, RetryPolicy,
+    RetryRequest, RetryRules, Spec, State, SystemClock, WorkerId,
 };
 use flowgate::engine::{
     ConfiguredProvider, Cursor, Draft, Engine, EngineSettings, ThisMachine, View, WatchEvent,
@@ -134,6 +134,7 @@ async fn start(backend: Arc<dyn Backend>) -> Engine {
         limits: Limits::concurrent(limit),
         run_timeout: Duration::from_secs(3_600),
         breaker: Breaker::default(),
+        retry: RetryRules::default(),
         provider,
     };
     let settings = EngineSettings {
@@ -185,7 +186,7 @@ pub(crate) fn draft(provider: &str, input: &str) -> Draft {
         schedule_at: None,
         queue_timeout: None,
         run_timeout: None,
-        retry: RetryPolicy::default(),
+        retry: RetryRequest::default(),
         on_lost: OnLost::Rerun,
         retry_of: None,
         traceparent: None,
@@ -205,7 +206,7 @@ fn stored(provider: &str) -> NewExecution {
         schedule_at: None,
         queue_timeout: None,
         run_timeout: Duration::from_secs(60),
-        retry,
+        retry: retry.over(&RetryPolicy::default()),
         on_lost: OnLost::Rerun,
         retry_of: None,
         traceparent: None,

@@ -23,6 +23,7 @@ mod process_provider;
 mod providers;
 mod replicas;
 mod resource;
+mod retries;
 mod retry;
 mod server;
 mod shutdown;

@@ -90,6 +90,17 @@ mod tests {
     use super::*;
 
     #[test]
+    fn every_error_code_has_the_name_that_the_contract_gives_it() {
+        let codes = ErrorCode::ALL.map(|code| (i32::from(error_code(code)), code));
+        let named = (1..).map_while(|number| pb::ErrorCode::try_from(number).ok());
+        for code in named {
+            let known = codes.iter().find(|(number, _)| *number == i32::from(code));
+            let known = known.map(|(_, known)| format!("ERROR_CODE_{}", known.name()));
+            assert_eq!(known.as_deref(), Some(code.as_str_name()));
+        }
+    }
+
+    #[test]
     fn every_state_survives_the_way_out_and_in() {
         for known in State::ALL {
             assert_eq!(state_from_pb(state(known).into()), Ok(known));

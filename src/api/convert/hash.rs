@@ -1,7 +1,9 @@
 //! Tells whether two submissions with one `request_id` ask for the same.
 //!
 //! The hash covers every field but the `request_id`, defaults filled in, the input as parsed JSON.
-//! It is stored beside the execution: its form must not change between versions.
+//! It is stored beside the execution: its form must not change between versions. The defaults are
+//! Flowgate's own, never those of a provider: an operator who changes one must not turn a repeated
+//! submission into a conflict.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -11,7 +13,7 @@ use serde::Serialize;
 use serde_json::{Map, Number, Value};
 use sha2::{Digest, Sha256};
 
-use crate::domain::{ErrorCode, OnLost};
+use crate::domain::{ErrorCode, OnLost, RetryPolicy};
 use crate::engine::Draft;
 
 /// The submission in the one form that is hashed. Maps are sorted by their keys.
@@ -38,8 +40,8 @@ struct Canonical<'a> {
 
 /// The hash of `draft`, whose input is `input`, as 64 hexadecimal digits.
 pub(crate) fn request_hash(draft: &Draft, input: &Map<String, Value>) -> String {
-    let mut retry_on = draft.retry.retry_on.clone();
-    retry_on.sort_unstable_by_key(|code| *code as u8);
+    let mut retry = draft.retry.clone().over(&RetryPolicy::default());
+    retry.retry_on.sort_unstable_by_key(|code| *code as u8);
     let canonical = Canonical {
         provider: draft.provider.as_str(),
         input,
@@ -49,11 +51,11 @@ pub(crate) fn request_hash(draft: &Draft, input: &Map<String, Value>) -> String 
         schedule_time_us: draft.schedule_at.map(crate::domain::Timestamp::as_micros),
         queue_timeout_us: draft.queue_timeout.as_ref().map(Duration::as_micros),
         run_timeout_us: draft.run_timeout.as_ref().map(Duration::as_micros),
-        max_attempts: draft.retry.max_attempts,
-        initial_backoff_us: draft.retry.initial_backoff.as_micros(),
-        max_backoff_us: draft.retry.max_backoff.as_micros(),
-        backoff_multiplier: draft.retry.multiplier,
-        retry_on,
+        max_attempts: retry.max_attempts,
+        initial_backoff_us: retry.initial_backoff.as_micros(),
+        max_backoff_us: retry.max_backoff.as_micros(),
+        backoff_multiplier: retry.multiplier,
+        retry_on: retry.retry_on,
         on_lost: Some(draft.on_lost).filter(|on_lost| *on_lost != OnLost::default()),
     };
     let mut hasher = Sha256::new();

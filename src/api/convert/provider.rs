@@ -4,8 +4,10 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::check::{Check, Violations};
+use super::enums::error_code;
 use super::execution::{closed, usage};
 use super::filter::provider_names;
+use super::retry_policy;
 use super::scalar::{
     duration, reason, required, timestamp, to_duration, to_i32, to_i64, to_timestamp,
 };
@@ -142,6 +144,8 @@ pub(crate) fn provider(view: ProviderView) -> pb::Provider {
         accepting: view.unavailable.is_none(),
         unavailable_reason: view.unavailable.unwrap_or_default(),
         usage: Some(usage(view.row.usage)),
+        retry_policy: Some(retry_policy::to_pb(&view.retry)),
+        retryable_codes: view.retryable.iter().map(|code| error_code(*code).into()).collect(),
     }
 }
 
@@ -173,7 +177,7 @@ fn max_concurrent(given: i32) -> Result<u32, &'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::ProviderRecord;
+    use crate::domain::{ErrorCode, ProviderRecord, RetryPolicy};
     use crate::store::ProviderRow;
 
     fn limit(provider: &str, max_concurrent: Option<i32>, reset: bool) -> pb::ProviderLimits {
@@ -264,6 +268,8 @@ mod tests {
             succeeded_per_minute: 1.0,
             failed_per_minute: 0.0,
             oldest_pending_age: Some(Duration::from_secs(2)),
+            retry: RetryPolicy::default(),
+            retryable: vec![ErrorCode::Timeout],
         });
         let max = |limits: &Option<pb::Limits>| limits.as_ref().and_then(|it| it.max_concurrent);
         assert_eq!((max(&shown.declared_limits), max(&shown.effective_limits)), (Some(3), Some(9)));
@@ -272,5 +278,7 @@ mod tests {
             (pb::GateState::Paused, "why")
         );
         assert!(shown.limits_overridden && !shown.accepting);
+        assert_eq!(shown.retry_policy.and_then(|policy| policy.max_attempts), Some(4));
+        assert_eq!(shown.retryable_codes, [i32::from(pb::ErrorCode::Timeout)]);
     }
 }

@@ -3,25 +3,16 @@
 use super::check::Check;
 use super::enums;
 use super::scalar::{backoff, to_duration, to_i32};
-use crate::domain::{ErrorCode, RetryPolicy};
+use crate::domain::{ErrorCode, RetryPolicy, RetryRequest};
 use crate::pb;
 
-/// Checks a policy and fills in the defaults.
-pub(crate) fn from_pb(given: &pb::RetryPolicy, check: &mut Check) -> RetryPolicy {
-    let default = RetryPolicy::default();
-    RetryPolicy {
-        max_attempts: check
-            .optional("max_attempts", given.max_attempts, max_attempts)
-            .unwrap_or(default.max_attempts),
-        initial_backoff: check
-            .optional("initial_backoff", given.initial_backoff, backoff)
-            .unwrap_or(default.initial_backoff),
-        max_backoff: check
-            .optional("max_backoff", given.max_backoff, backoff)
-            .unwrap_or(default.max_backoff),
-        multiplier: check
-            .optional("backoff_multiplier", given.backoff_multiplier, multiplier)
-            .unwrap_or(default.multiplier),
+/// Checks what a submission asks for.
+pub(crate) fn from_pb(given: &pb::RetryPolicy, check: &mut Check) -> RetryRequest {
+    RetryRequest {
+        max_attempts: check.optional("max_attempts", given.max_attempts, max_attempts),
+        initial_backoff: check.optional("initial_backoff", given.initial_backoff, backoff),
+        max_backoff: check.optional("max_backoff", given.max_backoff, backoff),
+        multiplier: check.optional("backoff_multiplier", given.backoff_multiplier, multiplier),
         retry_on: retry_on(&given.retry_on, check),
     }
 }
@@ -94,10 +85,12 @@ mod tests {
     }
 
     #[test]
-    fn absent_fields_take_their_defaults_and_come_back_filled_in() {
-        let policy = from_pb(&pb::RetryPolicy::default(), &mut Check::default());
-        assert_eq!(policy, RetryPolicy::default());
-        assert_eq!(from_pb(&to_pb(&policy), &mut Check::default()), policy);
+    fn absent_fields_are_left_open_and_a_policy_comes_back_as_it_was() {
+        let read = |given| from_pb(&given, &mut Check::default());
+        assert_eq!(read(pb::RetryPolicy::default()), RetryRequest::default());
+        let policy =
+            RetryPolicy { retry_on: vec![ErrorCode::ModuleFailed], ..RetryPolicy::default() };
+        assert_eq!(read(to_pb(&policy)), RetryRequest::from(policy));
     }
 
     #[test]

@@ -114,7 +114,7 @@ fn wait_status(wait: &pb::WaitStatus) -> Value {
         .done()
 }
 
-fn retry_policy_json(policy: &pb::RetryPolicy) -> Value {
+pub(super) fn retry_policy_json(policy: &pb::RetryPolicy) -> Value {
     let pb::RetryPolicy {
         max_attempts,
         initial_backoff,

@@ -2,8 +2,8 @@
 
 use serde_json::Value;
 
-use super::Object;
-use super::executions::usage_json;
+use super::executions::{retry_policy_json, usage_json};
+use super::{Object, enum_name};
 use crate::pb;
 
 /// Every reply that is a list of providers.
@@ -29,6 +29,8 @@ fn provider(provider: &pb::Provider) -> Value {
         accepting,
         unavailable_reason,
         usage,
+        retry_policy,
+        retryable_codes,
     } = provider;
     Object::default()
         .text("name", name)
@@ -47,6 +49,11 @@ fn provider(provider: &pb::Provider) -> Value {
         .boolean("accepting", *accepting)
         .text("unavailableReason", unavailable_reason)
         .set("usage", usage.as_ref().map(usage_json))
+        .set("retryPolicy", retry_policy.as_ref().map(retry_policy_json))
+        .list(
+            "retryableCodes",
+            retryable_codes.iter().map(|code| enum_name::<pb::ErrorCode>(*code)),
+        )
         .done()
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::domain::{Breaker, Limits, ProviderName, Told};
+use crate::domain::{Breaker, ErrorCode, Limits, ProviderName, RetryPolicy, RetryRules, Told};
 use crate::providers::Provider;
 use crate::store::{ExpectedRevision, LimitChange, ProviderRow, StoreError};
 
@@ -22,6 +22,10 @@ pub struct ProviderView {
     pub failed_per_minute: f64,
     /// How long the longest-waiting ready execution has waited.
     pub oldest_pending_age: Option<Duration>,
+    /// What holds for executions that leave it open, as configured here.
+    pub retry: RetryPolicy,
+    /// Codes of failures that are tried again.
+    pub retryable: Vec<ErrorCode>,
 }
 
 /// A change of limits, all or none.
@@ -74,6 +78,8 @@ pub struct ConfiguredProvider {
     pub run_timeout: Duration,
     /// When its failures close its gate.
     pub breaker: Breaker,
+    /// How its failed attempts are tried again.
+    pub retry: RetryRules,
     /// What does the work.
     pub provider: Arc<dyn Provider>,
 }

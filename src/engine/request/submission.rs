@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::domain::{
-    Execution, ExecutionId, GateState, Input, OnLost, ProviderName, RetryPolicy, State, Timestamp,
+    Execution, ExecutionId, GateState, Input, OnLost, ProviderName, RetryRequest, State, Timestamp,
 };
 use crate::providers::Violation;
 use crate::store::StoreError;
@@ -30,8 +30,8 @@ pub struct Draft {
     pub queue_timeout: Option<Duration>,
     /// The longest one attempt may take; the provider's default if `None`.
     pub run_timeout: Option<Duration>,
-    /// What follows a failed attempt.
-    pub retry: RetryPolicy,
+    /// What follows a failed attempt; the provider's defaults for what it leaves open.
+    pub retry: RetryRequest,
     /// What follows an attempt that was lost.
     pub on_lost: OnLost,
     /// The finished execution that this one runs again.

@@ -158,6 +158,11 @@ impl Provider for Process {
         self.config.gate
     }
 
+    fn transient_codes(&self) -> &'static [ErrorCode] {
+        // Only where the machine is at fault for the moment.
+        &[ErrorCode::ModuleStartFailed]
+    }
+
     fn refuse(&self, input: Map<String, Value>, lack: Lack) -> AttemptFailure {
         let input = match Input::read(input) {
             Ok(input) => input,

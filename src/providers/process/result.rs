@@ -160,7 +160,7 @@ impl Outline {
         let Fault { kind, code, message, exit_code, signal } = fault;
         let output = Some(self.output(exit_code, signal, Some(message.clone())));
         let failure = Failure::new(code, kind == FailureKind::Transient, message);
-        AttemptFailure { kind, failure, output, usage: None }
+        AttemptFailure { kind, failure, output, usage: None, retry_after: None }
     }
 
     /// Field by field, since a macro would copy the texts. `stdout` and `stderr` hold U+FFFD for

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use reqwest::header::HeaderMap;
 use reqwest::{StatusCode, Url};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::RemoteConfig;
 use super::wait_hint::wait_hint;
@@ -64,10 +64,7 @@ pub(in crate::providers) const COMMON: &[Rule] = &[
 impl AttemptFailure {
     /// Adds to what programs can read of it.
     pub(in crate::providers) fn add_detail(&mut self, name: &str, value: Value) {
-        let details = self.failure.details.get_or_insert_with(|| Value::Object(Map::new()));
-        if let Value::Object(details) = details {
-            details.entry(name).or_insert(value);
-        }
+        self.failure.add_detail(name, value);
     }
 
     pub(in crate::providers) fn with_detail(mut self, name: &str, value: Value) -> Self {
@@ -138,11 +135,10 @@ fn of_class(class: Class, message: String, retry_after: Option<Duration>) -> Att
     let (code, retryable, kind) = match class {
         Class::Transient => (ErrorCode::Transient, true, FailureKind::Transient),
         Class::Permanent => (ErrorCode::Permanent, false, FailureKind::Permanent),
-        Class::RateLimited => {
-            (ErrorCode::RateLimited, true, FailureKind::RateLimited { retry_after })
-        }
+        Class::RateLimited => (ErrorCode::RateLimited, true, FailureKind::RateLimited),
     };
     let failed = AttemptFailure::new(kind, Failure::new(code, retryable, message));
+    let failed = AttemptFailure { retry_after, ..failed };
     match retry_after {
         Some(hint) => failed.with_detail("retry_after_seconds", hint.as_secs_f64().into()),
         None => failed,

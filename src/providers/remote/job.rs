@@ -121,7 +121,7 @@ impl Lost {
     /// Whether an error while asking says something of the work or only of the way to it.
     pub(in crate::providers) fn asking(failed: AttemptFailure) -> Self {
         match failed.kind {
-            FailureKind::Transient | FailureKind::RateLimited { .. } => Self::Sight(failed),
+            FailureKind::Transient | FailureKind::RateLimited => Self::Sight(failed),
             // Such as a key that is not valid any more.
             FailureKind::Permanent if failed.failure.code == ErrorCode::Permanent => {
                 Self::Failed(failed.with_detail("may_run_on", true.into()))
@@ -255,11 +255,7 @@ async fn see_through(
                 if asked.elapsed() > LONGEST_PAUSE {
                     pauses.start_over();
                 }
-                let hint = match failed.kind {
-                    FailureKind::RateLimited { retry_after } => retry_after,
-                    _ => None,
-                };
-                pauses.pause(hint).await;
+                pauses.pause(failed.retry_after).await;
             }
         }
     }

@@ -4,10 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use reqwest::header::{DATE, HeaderMap};
 
-use crate::domain::{Clock as _, SystemClock};
-
-/// The longest wait that is believed.
-const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
+use crate::domain::{Clock as _, LONGEST_HINT, SystemClock};
 
 /// What is left of a budget, and when it is whole again.
 const BUDGETS: &[(&str, &str)] = &[
@@ -34,7 +31,7 @@ pub(super) fn wait_hint(headers: &HeaderMap) -> Option<Duration> {
         .or_else(|| given("retry-after"))
         .or_else(|| given("llm_provider-retry-after"))
         .or_else(budgets)
-        .map(|hint| hint.min(LONGEST))
+        .map(|hint| hint.min(LONGEST_HINT))
 }
 
 fn present() -> SystemTime {

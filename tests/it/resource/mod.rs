@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use flowgate::config::{ServeFlags, load};
-use flowgate::domain::{Breaker, Limits, MachineLoad, ResourceGate, WhenShort};
+use flowgate::domain::{Breaker, Limits, MachineLoad, ResourceGate, RetryRules, WhenShort};
 use flowgate::engine::{ConfiguredProvider, Machine};
 use flowgate::pb::execution_service_client::ExecutionServiceClient;
 use flowgate::pb::provider_service_client::ProviderServiceClient;
@@ -100,6 +100,7 @@ impl Served {
             limits: Limits::concurrent(3),
             run_timeout: DEADLINE,
             breaker: Breaker::default(),
+            retry: RetryRules::default(),
             provider: Arc::new(Process::new(ProcessConfig {
                 modules_dir: Some(modules.path().to_owned()),
                 guard_program: env!("CARGO_BIN_EXE_flowgate").into(),

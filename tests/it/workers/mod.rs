@@ -9,7 +9,7 @@ mod slots;
 use std::sync::Arc;
 use std::time::Duration;
 
-use flowgate::domain::{Breaker, Limits, SystemClock, Timestamp};
+use flowgate::domain::{Breaker, Limits, RetryRules, SystemClock, Timestamp};
 use flowgate::engine::{ConfiguredProvider, Engine, EngineSettings, ThisMachine};
 use flowgate::providers::Provider;
 use flowgate::store::{MemoryBackend, Store};
@@ -51,6 +51,7 @@ fn provider(name: &str, max_concurrent: u32, provider: &Arc<Held>) -> Configured
         limits: Limits::concurrent(max_concurrent),
         run_timeout: NEVER,
         breaker: Breaker::default(),
+        retry: RetryRules::default(),
         provider,
     }
 }
