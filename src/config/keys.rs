@@ -47,6 +47,9 @@ pub(super) const PROCESS: &[&str] = &[
     "when_short",
 ];
 
+/// Keys of a provider of kind `simulated`.
+pub(super) const SIMULATED: &[&str] = &["capacity", "capacity_retry_after"];
+
 /// Keys of a provider that is reached over HTTP.
 pub(super) const REMOTE: &[&str] = &[
     "base_url",
@@ -60,7 +63,7 @@ pub(super) const REMOTE: &[&str] = &[
 
 /// Every key that a provider can have.
 pub(super) fn provider() -> Vec<&'static str> {
-    [ANY_PROVIDER, PROCESS, REMOTE].concat()
+    [ANY_PROVIDER, PROCESS, SIMULATED, REMOTE].concat()
 }
 
 /// Says which of `known` is nearest to `unknown`.

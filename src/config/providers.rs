@@ -133,6 +133,7 @@ fn provider(reader: &Reader, name: ProviderName) -> Result<ConfiguredProvider, C
     })?;
     let foreign = [
         (keys::PROCESS, "for kind process only", kind == Kind::Process),
+        (keys::SIMULATED, "for kind simulated only", kind == Kind::Simulated),
         (keys::REMOTE, "for kinds that are reached over HTTP only", kind.remote().is_some()),
     ];
     for (keys, whose, fits) in foreign {
@@ -186,7 +187,7 @@ fn build(
         remote::read(reader, name, own, defaults)
     };
     Ok(match kind {
-        Kind::Simulated => Arc::new(Simulated),
+        Kind::Simulated => Arc::new(simulated(reader, name)?),
         Kind::Process => Arc::new(Process::new(process(reader, name)?)),
         Kind::Http => Arc::new(Http::new(remote()?)),
         Kind::OpenAi => Arc::new(OpenAi::new(remote()?)),
@@ -195,6 +196,25 @@ fn build(
         Kind::Langflow => Arc::new(Langflow::new(remote()?)),
         Kind::N8n => Arc::new(N8n::new(remote()?)),
         Kind::LangGraph => Arc::new(LangGraph::new(remote()?)),
+    })
+}
+
+/// Reads how much a provider of kind `simulated` takes.
+fn simulated(reader: &Reader, name: &ProviderName) -> Result<Simulated, ConfigError> {
+    let key = |key: &str| format!("providers.{name}.{key}");
+    let capacity = reader.get(&key("capacity"), values::count)?;
+    let wait_key = key("capacity_retry_after");
+    let wait = reader.get(&wait_key, |text| values::duration(text, Duration::ZERO))?;
+    let simulated = match capacity {
+        Some(capacity) => Simulated::with_capacity(Arc::new(capacity.into())),
+        None if wait.is_some() => {
+            return Err(reader.refuse(&wait_key, "needs capacity beside it".to_owned()));
+        }
+        None => Simulated::default(),
+    };
+    Ok(match wait {
+        Some(wait) => simulated.asking_to_wait(wait),
+        None => simulated,
     })
 }
 

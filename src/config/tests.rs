@@ -295,6 +295,26 @@ fn keys_of_modules_are_refused_for_other_kinds() {
 }
 
 #[test]
+fn a_capacity_is_for_simulated_providers_only_and_a_number_of_attempts() {
+    let refusal = |text: &str| Start::with_file(&format!("[providers.x]\n{text}")).refusal();
+    let set = |key: &str| format!("providers.x.{key}, set in flowgate.toml, ");
+    assert_eq!(
+        refusal("kind = 'process'\ncapacity = 8"),
+        set("capacity") + "is for kind simulated only, this is process"
+    );
+    assert_eq!(
+        refusal("kind = 'simulated'\ncapacity = 0"),
+        set("capacity") + "must be between 1 and 100000, not 0"
+    );
+    assert_eq!(
+        refusal("kind = 'simulated'\ncapacity_retry_after = '1s'"),
+        set("capacity_retry_after") + "needs capacity beside it"
+    );
+    let file = "[providers.x]\nkind = 'simulated'\ncapacity = 8\ncapacity_retry_after = '50ms'";
+    assert!(Start::with_file(file).load().is_ok());
+}
+
+#[test]
 fn a_resource_gate_is_off_until_it_is_switched_on_or_a_bound_is_set() {
     let gate = |keys: &str| {
         let file = format!("[providers.process]\n{keys}");

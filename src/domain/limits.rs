@@ -2,9 +2,10 @@
 //! of both is in force.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+
+use super::AdaptiveBounds;
 
 /// What a provider admits.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,19 +38,6 @@ pub struct Rates {
     /// Tokens that they write.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub output_tokens_per_minute: Option<u64>,
-}
-
-/// Where a limit that moves by itself may go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct AdaptiveBounds {
-    /// Never below this; at least 1.
-    pub min: u32,
-    /// Never above this.
-    pub max: u32,
-    /// The mean time of an attempt above which the limit is lowered; how long attempts take is not
-    /// regarded where absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub target_latency: Option<Duration>,
 }
 
 /// What an operator sets of the limits; what is absent stays as declared.

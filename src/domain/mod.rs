@@ -3,6 +3,7 @@
 //! Everything that changes an execution is a method of [`Record`] that returns the [`Change`] to
 //! log; everything a client sees of it is that log folded by [`Execution::apply`].
 
+mod adaptive;
 mod breaker;
 mod event;
 mod execution;
@@ -19,6 +20,7 @@ mod retry_budget;
 mod shortage;
 mod time;
 
+pub use adaptive::{Adaptive, AdaptiveBounds, Observation, Quota, Step, StepReason};
 pub use breaker::{Admission, Breaker, ClosedBy, Closure, Health, Heard, PROBE_PAUSE, Signal};
 pub use event::{AttemptEnd, Change, Chunk, ChunkContent, EndCause, Event, OutputStream};
 pub use execution::{Attempt, Execution, Input, OWN_REQUEST_ID, OnLost, Spec, State, Wait};
@@ -26,7 +28,7 @@ pub use failure::{ErrorCode, Failure, FailureKind, Usage};
 pub use flow::{COMMON_LANE, Flow, HeldBy, Hold, Spent};
 pub use handle::{Handle, HandleTooLarge};
 pub use id::{ExecutionId, InvalidName, ProviderName, Token, WorkerId};
-pub use limits::{AdaptiveBounds, Bound, LimitUpdate, Limits, Overrides, RateOverrides, Rates};
+pub use limits::{Bound, LimitUpdate, Limits, Overrides, RateOverrides, Rates};
 pub use provider::{Expiry, GateState, Pause, ProviderRecord, Told};
 pub use rate::{Demand, Reserved, Window};
 pub use record::{Ending, Fenced, Lease, Record};

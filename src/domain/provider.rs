@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Admission, COMMON_LANE, Change, ClosedBy, ExecutionId, Flow, Health, Heard, Hold, Limits,
-    Overrides, ProviderName, Shortage, Signal, Timestamp,
+    Adaptive, Admission, COMMON_LANE, Change, ClosedBy, ExecutionId, Flow, Health, Heard, Hold,
+    Limits, Observation, Overrides, ProviderName, Shortage, Signal, Step, Timestamp,
 };
 
 /// A provider that admits nothing until it is resumed.
@@ -117,7 +117,7 @@ pub struct ProviderRecord {
     /// When that is to be taken back, if it is.
     pub expiry: Option<Expiry>,
     /// Where `max_concurrent` has moved by itself, while it does.
-    pub adapted: Option<u32>,
+    pub adapted: Option<Adaptive>,
     /// Set while paused.
     pub pause: Option<Pause>,
     /// Set while ready work waits for a machine with room; never while paused.
@@ -135,7 +135,7 @@ pub struct ProviderRecord {
 impl ProviderRecord {
     /// A provider seen for the first time.
     pub fn new(name: ProviderName, declared: Limits) -> Self {
-        Self {
+        let mut record = Self {
             name,
             declared,
             overriding: Overrides::default(),
@@ -147,16 +147,44 @@ impl ProviderRecord {
             flow: Flow::default(),
             limits_revision: 0,
             gate_revision: 0,
-        }
+        };
+        record.adapt(true);
+        record
     }
 
     /// The limits in force.
     pub fn effective(&self) -> Limits {
         let mut limits = self.overriding.over(&self.declared);
-        if let (Some(bounds), Some(adapted)) = (limits.adaptive, self.adapted) {
-            limits.max_concurrent = adapted.clamp(bounds.min, bounds.max);
+        if let (Some(bounds), Some(adapted)) = (limits.adaptive, &self.adapted) {
+            limits.max_concurrent = bounds.nearest(adapted.limit());
         }
         limits
+    }
+
+    /// Takes what is declared or set by now as the word on whether `max_concurrent` moves by itself, and,
+    /// if `anew`, on where it begins.
+    pub fn adapt(&mut self, anew: bool) {
+        let limits = self.overriding.over(&self.declared);
+        self.adapted = match (limits.adaptive, self.adapted.take()) {
+            (None, _) => None,
+            (Some(_), Some(adapted)) if !anew => Some(adapted),
+            (Some(bounds), _) => Some(Adaptive::new(limits.max_concurrent).clamped(&bounds)),
+        };
+    }
+
+    /// Takes in what a worker saw of the provider; `None` if its limit does not move by itself.
+    pub fn observe(&mut self, seen: &Observation, now: Timestamp) -> Option<Option<Step>> {
+        let bounds = self.overriding.over(&self.declared).adaptive?;
+        Some(self.adapted.as_mut()?.hear(&bounds, seen, now))
+    }
+
+    /// Whether the limit is to be higher, seen from a claim that leaves so many running.
+    pub fn look(&mut self, running: u32, ready_left: bool, now: Timestamp) -> Option<Step> {
+        if self.admits(now) != Admission::All {
+            return None;
+        }
+        let bounds = self.overriding.over(&self.declared).adaptive?;
+        self.adapted.as_mut()?.look(&bounds, running, ready_left, now)
     }
 
     /// Whether it admits work.

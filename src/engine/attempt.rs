@@ -21,11 +21,13 @@ use tracing_opentelemetry::OpenTelemetrySpanExt;
 use uuid::Uuid;
 
 use super::active::ActiveAttempt;
-use super::ending::{Found, Outcome, Retries, counted, ending, signal};
+use super::ending::{Found, Outcome, Retries, counted, ending, quota, signal};
 use super::lease::passed;
 use super::outflow::AttemptKeeper;
 use super::{ConfiguredProvider, Engine};
-use crate::domain::{Ending, ErrorCode, ExecutionId, Failure, FailureKind, Lease, Signal, Spec};
+use crate::domain::{
+    Ending, ErrorCode, ExecutionId, Failure, FailureKind, Lease, Observation, Signal, Spec,
+};
 use crate::providers::{AttemptFailure, Call, Output, Stop, StopReason, Stopper, stop_pair};
 use crate::store::{Claimed, ProviderNews, Settlement};
 use crate::telemetry;
@@ -85,7 +87,11 @@ impl Engine {
             Outcome::NotBegun
         };
         let patient = spec.run_timeout >= configured.run_timeout;
-        let signal = signal(&outcome, stop.reason(), patient);
+        let found = signal(&outcome, stop.reason(), patient);
+        let seen = found.as_ref().filter(|_| claimed.adaptive).and_then(|found| {
+            let (name, quota) = (&spec.provider, quota(&outcome));
+            self.0.pulse.beat(name, found, quota, claimed.at, started.elapsed())
+        });
         let room = || {
             let fits = |budget| self.0.counters.retry_fits(&spec.provider, budget, self.now());
             budget.is_none_or(fits)
@@ -94,7 +100,7 @@ impl Engine {
         let ending = ending(&claimed, outcome, stop.reason(), &retries);
         let how = counted(&ending);
         self.0.active.work_over(&attempt.lease);
-        let news = self.worth_telling(&claimed, configured, signal);
+        let news = self.worth_telling(&claimed, configured, found, seen);
         if self.settle(&attempt.lease, ending, news).await {
             self.0.counters.ended(&spec.provider, how, started.elapsed(), self.now());
         }
@@ -171,12 +177,14 @@ impl Engine {
         claimed: &Claimed,
         configured: &ConfiguredProvider,
         found: Option<Found>,
+        observed: Option<Observation>,
     ) -> Option<ProviderNews> {
         let signal = self.signal(claimed, configured, found);
         let reserved = claimed.reserved.clone();
         let provider = claimed.spec.provider.clone();
-        let news = ProviderNews { provider, lane: claimed.lane.clone(), signal, reserved };
-        (news.signal.is_some() || news.reserved.is_some()).then_some(news)
+        let worth = signal.is_some() || reserved.is_some() || observed.is_some();
+        let lane = claimed.lane.clone();
+        worth.then(|| ProviderNews { provider, lane, signal, observed, reserved })
     }
 
     /// What the gate is to hear of an attempt. That it does its work is of interest only

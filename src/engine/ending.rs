@@ -6,7 +6,9 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::figures::Counted;
-use crate::domain::{Ending, ErrorCode, Failure, FailureKind, OnLost, Retrial, RetryRules, Usage};
+use crate::domain::{
+    Ending, ErrorCode, Failure, FailureKind, OnLost, Quota, Retrial, RetryRules, Usage,
+};
 use crate::providers::{AttemptFailure, StopReason, Success};
 use crate::store::Claimed;
 
@@ -74,6 +76,15 @@ pub(super) struct Retries<'a> {
     pub(super) room: &'a (dyn Fn() -> bool + Sync),
 }
 
+/// What the provider said of how many more requests it takes.
+pub(super) fn quota(outcome: &Outcome) -> Option<Quota> {
+    match outcome {
+        Outcome::Returned(Ok(success)) => success.quota,
+        Outcome::Returned(Err(failed)) => failed.quota,
+        Outcome::Panicked | Outcome::Dropped { .. } | Outcome::NotBegun => None,
+    }
+}
+
 /// What the outcome means for the execution.
 pub(super) fn ending(
     claimed: &Claimed,
@@ -119,7 +130,7 @@ pub(super) fn ending(
 }
 
 fn succeeded(success: Success) -> Ending {
-    let Success { output, usage } = success;
+    let Success { output, usage, .. } = success;
     let usage = usage.map(Usage::believed);
     match json_text(&output) {
         Ok(output) => Ending::Succeeded { output, usage },
@@ -136,7 +147,7 @@ fn cancelled(failed: AttemptFailure) -> Ending {
 }
 
 fn failed_or_retry(claimed: &Claimed, failed: AttemptFailure, retries: &Retries<'_>) -> Ending {
-    let AttemptFailure { kind, mut failure, output, usage, retry_after } = failed;
+    let AttemptFailure { kind, mut failure, output, usage, retry_after, quota: _ } = failed;
     let usage = usage.map(Usage::believed);
     if failure.code == ErrorCode::Crashed {
         return Ending::Crashed { failure };

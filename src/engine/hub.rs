@@ -4,14 +4,14 @@
 //! newest revision that concerns it, so a frozen one costs nothing and delays nobody; when the hub
 //! itself falls behind the feed it wakes everybody.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{broadcast, watch};
 
 use super::{Engine, Inner};
-use crate::domain::{Change, ExecutionId, GateState, ProviderName, Shortage};
+use crate::domain::{Change, ExecutionId, GateState, HeldBy, ProviderName, Shortage};
 use crate::store::{Commit, Result, Store};
 
 /// Who waits for what.
@@ -63,6 +63,20 @@ impl Hub {
     /// The gate of a provider as last heard of.
     pub(super) fn gate(&self, provider: &ProviderName) -> Gate {
         lock(&self.gates).get(provider).cloned().unwrap_or_default()
+    }
+
+    /// Every provider of which something is held back by this, as last heard of.
+    pub(super) fn held_by(&self, by: &HeldBy) -> BTreeSet<ProviderName> {
+        let gates = lock(&self.gates);
+        let held = gates.iter().filter(|(_, gate)| match &gate.state {
+            GateState::Held(holds) => holds.iter().any(|hold| hold.by == *by),
+            GateState::Open
+            | GateState::Short(_)
+            | GateState::Paused(_)
+            | GateState::Closed { .. }
+            | GateState::Probing { .. } => false,
+        });
+        held.map(|(name, _)| name.clone()).collect()
     }
 
     /// Every provider that is short of a machine as last heard of, and of whose.

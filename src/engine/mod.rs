@@ -17,12 +17,14 @@ mod machine;
 mod outflow;
 mod outlet;
 mod provider;
+mod pulse;
 mod register;
 mod request;
 mod resources;
 mod retry;
 mod status;
 mod submit;
+mod unserved;
 mod view;
 mod vitals;
 mod watch;
@@ -47,6 +49,7 @@ use active::Active;
 use dispatcher::Alarm;
 use figures::Counters;
 use hub::Hub;
+use pulse::Pulse;
 use register::Register;
 use resources::Resources;
 
@@ -118,6 +121,7 @@ struct Inner {
     active: Active,
     alarm: Alarm,
     counters: Counters,
+    pulse: Pulse,
     register: Register,
     resources: Resources,
     tasks: Tasks,
@@ -173,6 +177,7 @@ impl Engine {
             active: Active::default(),
             alarm: Alarm::default(),
             counters: Counters::default(),
+            pulse: Pulse::default(),
             register: Register::default(),
             resources: Resources::of(&settings.providers),
             tasks: tasks.clone(),

@@ -117,6 +117,7 @@ impl Engine {
             }
             *lock(&register.sharers) = self.count_sharers(&workers);
             self.end_shortages_of_the_gone(&workers);
+            self.look_for_the_unserved(&workers).await?;
         }
         Ok(())
     }
@@ -171,8 +172,9 @@ impl Engine {
     }
 
     fn configuration(&self) -> WorkerConfiguration {
-        let Inner { settings, store, providers, .. } = &*self.0;
-        let served = providers.values().map(|provider| ServedProvider {
+        let Inner { settings, store, providers, able, .. } = &*self.0;
+        let able = providers.values().filter(|provider| able.contains(&provider.name));
+        let served = able.map(|provider| ServedProvider {
             name: provider.name.clone(),
             kind: provider.kind.clone(),
             max_concurrent: provider.limits.max_concurrent,

@@ -10,8 +10,18 @@ use crate::store::{ListQuery, Payload, Result};
 const TRIES: usize = 4;
 
 impl Engine {
-    /// One execution as it stands.
+    /// One execution as it stands, with its place in the queue.
     pub async fn get(&self, id: ExecutionId, payload: Payload) -> Result<Option<View>> {
+        let Some(mut view) = self.under_its_gate(id, payload).await? else { return Ok(None) };
+        if matches!(view.execution.wait, Wait::None | Wait::Limit)
+            && view.execution.state == State::Pending
+        {
+            view.ahead = self.0.store.ahead_of(id).await?;
+        }
+        Ok(Some(view))
+    }
+
+    async fn under_its_gate(&self, id: ExecutionId, payload: Payload) -> Result<Option<View>> {
         let store = &self.0.store;
         let Some(mut execution) = store.execution(id, payload).await? else { return Ok(None) };
         for _ in 0..TRIES {
@@ -72,7 +82,7 @@ pub(super) fn over(execution: Execution, gate: Option<&Event>) -> View {
 
 /// The execution under an open gate.
 pub(super) fn plain(execution: Execution) -> View {
-    View { revision: execution.revision, gate: GateState::Open, execution }
+    View { revision: execution.revision, gate: GateState::Open, ahead: None, execution }
 }
 
 /// What the newest change of a gate says of it.

@@ -52,7 +52,7 @@ fn the_documentation_shows_what_each_error_means() {
 fn the_documentation_shows_which_codes_are_retried_and_which_may_be_named() {
     let rows: Vec<_> = rows("Retries").into_iter().filter(|row| row[0].starts_with('`')).collect();
     let process = Process::new(ProcessConfig::default());
-    let transient = [Simulated.transient_codes(), process.transient_codes()].concat();
+    let transient = [Simulated::default().transient_codes(), process.transient_codes()].concat();
     for code in ErrorCode::ALL {
         let name = format!("`{}`", code.name());
         let row = rows.iter().find(|row| row[0].split(", ").any(|cell| cell == name));

@@ -20,6 +20,7 @@ use super::remote::{
     connection_headers, dropped, fields, is_headers, is_method, is_path, without_mark,
 };
 use super::{AttemptFailure, Call, Provider, Success, Violation};
+use crate::domain::Quota;
 
 /// Content types of which the text is passed on while it comes.
 const STREAMED: &[&str] = &["text/event-stream", "application/x-ndjson", "text/plain"];
@@ -72,6 +73,7 @@ struct Received {
     is_json: bool,
     body: Vec<u8>,
     is_whole: bool,
+    quota: Option<Quota>,
 }
 
 impl Received {
@@ -79,7 +81,8 @@ impl Received {
         let headers = headers_of(answer.headers());
         let is_json = answer.is_json();
         let status = answer.status().as_u16();
-        Self { status, headers, is_json, body: Vec::new(), is_whole: false }
+        let quota = answer.quota();
+        Self { status, headers, is_json, body: Vec::new(), is_whole: false, quota }
     }
 
     /// Takes more of the body; returns the text that is whole with it beyond the `passed` bytes.
@@ -136,14 +139,15 @@ impl Provider for Http {
         progress.finish(result.is_ok()).await;
         let received = received.into_inner();
         let is_whole = received.as_ref().is_none_or(|received| received.is_whole);
+        let quota = received.as_ref().and_then(|received| received.quota);
         let output = received.map(|received| received.output(progress.redactor()));
         let result = match result {
-            Ok(()) => Ok(Success { output: output.unwrap_or_default(), usage: None }),
+            Ok(()) => Ok(Success { quota, ..Success::new(output.unwrap_or_default(), None) }),
             Err(mut failed) => {
                 if !is_whole {
                     failed.add_detail("partial_output", true.into());
                 }
-                Err(AttemptFailure { output, ..failed })
+                Err(AttemptFailure { output, quota, ..failed })
             }
         };
         progress.redactor().result(result)

@@ -30,7 +30,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::domain::{
-    Demand, ErrorCode, ExecutionId, Failure, FailureKind, Handle, Lack, ResourceGate, Usage,
+    Demand, ErrorCode, ExecutionId, Failure, FailureKind, Handle, Lack, Quota, ResourceGate, Usage,
 };
 
 pub use claude::Claude;
@@ -138,6 +138,15 @@ pub struct Success {
     pub output: Value,
     /// What it consumed.
     pub usage: Option<Usage>,
+    /// How many more requests the provider takes for now, where it says.
+    pub quota: Option<Quota>,
+}
+
+impl Success {
+    /// A success of a provider that says nothing of how much more it takes.
+    pub fn new(output: Value, usage: Option<Usage>) -> Self {
+        Self { output, usage, quota: None }
+    }
 }
 
 /// An attempt that did not.
@@ -153,12 +162,14 @@ pub struct AttemptFailure {
     pub usage: Option<Usage>,
     /// The wait before another attempt that the provider asked for, where it said.
     pub retry_after: Option<Duration>,
+    /// How many more requests the provider takes for now, where it says.
+    pub quota: Option<Quota>,
 }
 
 impl AttemptFailure {
     /// A failure that left nothing behind.
     pub fn new(kind: FailureKind, failure: Failure) -> Self {
-        Self { kind, failure, output: None, usage: None, retry_after: None }
+        Self { kind, failure, output: None, usage: None, retry_after: None, quota: None }
     }
 }
 

@@ -1,5 +1,7 @@
 //! `simulated`: work that takes a stated time and ends as told, for rehearsing limits.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -14,9 +16,60 @@ const MAX_MS: u64 = 24 * 60 * 60 * 1_000;
 /// The most pieces of output one attempt produces.
 const MAX_CHUNKS: u32 = 10_000;
 
+/// What an attempt beyond the capacity is asked to wait.
+const RETRY_AFTER: Duration = Duration::from_millis(200);
+
 /// The provider.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Simulated;
+#[derive(Debug)]
+pub struct Simulated {
+    capacity: Arc<AtomicU32>,
+    retry_after: Duration,
+    under_way: AtomicU32,
+}
+
+impl Default for Simulated {
+    /// A provider that takes whatever comes.
+    fn default() -> Self {
+        Self::with_capacity(Arc::new(AtomicU32::new(u32::MAX)))
+    }
+}
+
+impl Simulated {
+    /// A provider that turns attempts away as rate limited while `capacity` others are under way in this
+    /// process. Whoever holds the number may change it at any time: no attempt under way is ended.
+    pub fn with_capacity(capacity: Arc<AtomicU32>) -> Self {
+        Self { capacity, retry_after: RETRY_AFTER, under_way: AtomicU32::new(0) }
+    }
+
+    /// The same with another wait for those that are turned away; 200 ms otherwise.
+    pub fn asking_to_wait(self, retry_after: Duration) -> Self {
+        Self { retry_after, ..self }
+    }
+
+    /// Counts an attempt as under way until this is dropped.
+    fn begin(&self) -> Result<UnderWay<'_>, AttemptFailure> {
+        let capacity = self.capacity.load(Ordering::SeqCst);
+        let one_more = |count| (count < capacity).then_some(count + 1);
+        match self.under_way.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_more) {
+            Ok(_) => Ok(UnderWay(&self.under_way)),
+            Err(count) => {
+                let message = format!("{count} attempts are under way, the capacity is {capacity}");
+                let failure = Failure::new(ErrorCode::RateLimited, true, message);
+                let failed = AttemptFailure::new(FailureKind::RateLimited, failure);
+                Err(AttemptFailure { retry_after: Some(self.retry_after), ..failed })
+            }
+        }
+    }
+}
+
+/// One attempt under way.
+struct UnderWay<'a>(&'a AtomicU32);
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
 
 /// The input, every field optional.
 #[derive(Debug, Deserialize)]
@@ -62,6 +115,7 @@ impl Provider for Simulated {
             let failure = Failure::new(ErrorCode::Permanent, false, message);
             AttemptFailure::new(FailureKind::Permanent, failure)
         })?;
+        let _under_way = self.begin()?;
         let duration = Duration::from_millis(script.duration_ms);
         let pieces = script.chunks + 1;
         for index in 0..pieces {
@@ -72,13 +126,14 @@ impl Provider for Simulated {
         }
         match script.fail.filter(|_| call.attempt <= script.fail_attempts.unwrap_or(u32::MAX)) {
             Some(fail) => Err(fail.of(&script)),
-            None => Ok(Success {
-                output: script.output.unwrap_or_else(
+            None => {
+                let output = script.output.unwrap_or_else(
                     || json!({ "execution": call.execution.to_string(), "attempt": call.attempt }),
-                ),
-                usage: (script.chunks > 0)
-                    .then(|| Usage { input_tokens: 0, output_tokens: i64::from(script.chunks) }),
-            }),
+                );
+                let written = i64::from(script.chunks);
+                let usage = Usage { input_tokens: 0, output_tokens: written };
+                Ok(Success::new(output, (written > 0).then_some(usage)))
+            }
         }
     }
 }

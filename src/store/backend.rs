@@ -16,6 +16,9 @@ use crate::domain::{
 
 type Result<T> = std::result::Result<T, BackendError>;
 
+/// How far a place in a queue is counted.
+pub const FARTHEST_AHEAD: u32 = 100_000;
+
 /// A database.
 #[async_trait]
 pub trait Backend: Send + Sync + 'static {
@@ -49,6 +52,13 @@ pub trait Backend: Send + Sync + 'static {
 
     /// The newest entry at or before `revision` that opened or closed the provider's gate.
     async fn gate_at(&self, provider: &ProviderName, revision: i64) -> Result<Option<Event>>;
+
+    /// Providers of which executions are ready.
+    async fn waiting(&self) -> Result<Vec<ProviderName>>;
+
+    /// How many executions are to be claimed before this one in its queue, counted no further than
+    /// [`FARTHEST_AHEAD`]; `None` unless it is ready.
+    async fn ahead_of(&self, id: ExecutionId) -> Result<Option<u64>>;
 
     /// Where the log stands.
     async fn head(&self) -> Result<Head>;

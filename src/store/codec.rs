@@ -12,9 +12,9 @@ use super::{
     BackendError, Head, Load, Logged, Notice, ProviderRow, Totals, WorkerRow, WorkerStatus,
 };
 use crate::domain::{
-    Change, Demand, Event, ExecutionId, Expiry, Flow, Health, Input, Limits, OnLost, Overrides,
-    Pause, ProviderName, ProviderRecord, Record, RetryPolicy, Spec, State, Timestamp, Token, Usage,
-    Wait, WorkerId,
+    Adaptive, Change, Demand, Event, ExecutionId, Expiry, Flow, Health, Input, Limits, OnLost,
+    Overrides, Pause, ProviderName, ProviderRecord, Record, RetryPolicy, Spec, State, Timestamp,
+    Token, Usage, Wait, WorkerId,
 };
 
 type Result<T> = std::result::Result<T, BackendError>;
@@ -91,7 +91,7 @@ struct StoredLimits {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     expiry: Option<Expiry>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    adapted: Option<u32>,
+    adapted: Option<Adaptive>,
 }
 
 /// How far changes move the totals that the store keeps.
@@ -195,7 +195,7 @@ pub(super) fn limits(record: &ProviderRecord) -> Result<Option<String>> {
         return Ok(None);
     }
     let (declared, overriding) = (declared.clone(), overriding.clone());
-    json(&StoredLimits { declared, overriding, expiry: expiry.clone(), adapted: *adapted })
+    json(&StoredLimits { declared, overriding, expiry: expiry.clone(), adapted: adapted.clone() })
         .map(Some)
 }
 

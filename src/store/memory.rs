@@ -9,8 +9,9 @@ use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use super::codec::usage_of;
 use super::{
-    Appended, Backend, BackendError, Due, EventQuery, Head, History, Lane, ListQuery, Load, Logged,
-    NewExecution, Payload, Pick, ProviderRow, StoreKind, Totals, Transaction, WorkerRow,
+    Appended, Backend, BackendError, Due, EventQuery, FARTHEST_AHEAD, Head, History, Lane,
+    ListQuery, Load, Logged, NewExecution, Payload, Pick, ProviderRow, StoreKind, Totals,
+    Transaction, WorkerRow,
 };
 use crate::domain::{
     Change, Event, ExecutionId, ProviderName, ProviderRecord, Record, Spec, State, Timestamp,
@@ -126,6 +127,22 @@ impl Backend for MemoryBackend {
         Ok(newest_first
             .find(|e| e.provider == *provider && e.change.is_gate() && e.revision <= revision)
             .cloned())
+    }
+
+    async fn waiting(&self) -> Result<Vec<ProviderName>> {
+        let tables = self.tables.lock().await;
+        let waits = |name: &&ProviderName| tables.of(name).any(Record::is_ready);
+        Ok(tables.providers.keys().filter(waits).cloned().collect())
+    }
+
+    async fn ahead_of(&self, id: ExecutionId) -> Result<Option<u64>> {
+        let tables = self.tables.lock().await;
+        let record = tables.records.get(&id).filter(|record| record.is_ready());
+        Ok(record.map(|record| {
+            let queue = tables.of(&record.provider).filter(|it| it.is_ready());
+            let ahead = queue.filter(|it| it.lane == record.lane && it.turn() < record.turn());
+            ahead.take(usize::try_from(FARTHEST_AHEAD).unwrap_or(usize::MAX)).count() as u64
+        }))
     }
 
     async fn head(&self) -> Result<Head> {

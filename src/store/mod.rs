@@ -31,7 +31,7 @@ use crate::domain::{
 };
 use crate::tasks::Tasks;
 
-pub use backend::{Backend, Bell, Lane, Snapshot, Snapshots, Transaction};
+pub use backend::{Backend, Bell, FARTHEST_AHEAD, Lane, Snapshot, Snapshots, Transaction};
 pub use error::{BackendError, StoreError, with_sources};
 pub use feed::Commit;
 pub use memory::MemoryBackend;
@@ -180,6 +180,12 @@ impl Store {
         self.writer.run(ops::EndShortage { provider, worker, told_by }).await
     }
 
+    /// Tells whether some worker serves a provider of which work is waiting; `false` if that is known, or
+    /// nothing waits.
+    pub async fn tell_unserved(&self, provider: ProviderName, unserved: bool) -> Result<bool> {
+        self.writer.run(ops::TellUnserved { provider, unserved }).await
+    }
+
     /// Records that a worker lives, and what it is doing.
     pub async fn beat(&self, worker: WorkerRow) -> Result<()> {
         self.writer.run(ops::Beat { worker }).await
@@ -220,6 +226,17 @@ impl Store {
     /// The newest entry at or before `revision` that opened or closed the provider's gate.
     pub async fn gate_at(&self, provider: &ProviderName, revision: i64) -> Result<Option<Event>> {
         Ok(self.backend.gate_at(provider, revision).await?)
+    }
+
+    /// Providers of which executions are ready, as of a moment ago.
+    pub async fn waiting(&self) -> Result<Vec<ProviderName>> {
+        Ok(self.backend.waiting().await?)
+    }
+
+    /// How many executions are claimed before this one, counted no further than
+    /// [`FARTHEST_AHEAD`]; `None` unless it is ready.
+    pub async fn ahead_of(&self, id: ExecutionId) -> Result<Option<u64>> {
+        Ok(self.backend.ahead_of(id).await?)
     }
 
     /// Where the log stands.

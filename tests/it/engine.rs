@@ -145,8 +145,8 @@ async fn start(backend: Arc<dyn Backend>) -> Engine {
         priority_head_start: Duration::from_secs(60),
         providers: vec![
             provider("panics", 1, Arc::new(Panics)),
-            provider("one", 1, Arc::new(Simulated)),
-            provider("sim", 2, Arc::new(Simulated)),
+            provider("one", 1, Arc::new(Simulated::default())),
+            provider("sim", 2, Arc::new(Simulated::default())),
         ],
         machine: Arc::new(ThisMachine::default()),
         host: "here".to_owned(),

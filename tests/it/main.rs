@@ -21,6 +21,7 @@ mod modules;
 mod pooler;
 mod process_provider;
 mod providers;
+mod queue;
 mod replicas;
 mod resource;
 mod retries;

@@ -241,7 +241,7 @@ impl ProviderCheck {
 fn agrees(declared: &Limits, overriding: Option<&Overrides>, effective: &Limits) -> bool {
     let stated = overriding.map_or_else(|| declared.clone(), |set| set.over(declared));
     let expected = match stated.adaptive {
-        Some(bounds) => (bounds.min..=bounds.max).contains(&effective.max_concurrent),
+        Some(bounds) => bounds.nearest(effective.max_concurrent) == effective.max_concurrent,
         None => effective.max_concurrent == stated.max_concurrent,
     };
     expected && Limits { max_concurrent: stated.max_concurrent, ..effective.clone() } == stated

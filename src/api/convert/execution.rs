@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 use super::enums;
 use super::json::{to_struct, to_value};
 use super::retry_policy;
-use super::scalar::{to_duration, to_i32, to_timestamp};
+use super::scalar::{to_duration, to_i32, to_i64, to_timestamp};
 use super::trace::trace_id;
 use crate::domain::{
     Attempt, ClosedBy, Failure, GateState, HeldBy, Hold, Input, Pause, ProviderName, State,
@@ -57,6 +57,7 @@ pub(crate) fn execution(view: &View, payload: Payload) -> pb::Execution {
         queue_timeout: spec.queue_timeout.map(to_duration),
         run_timeout: Some(to_duration(spec.run_timeout)),
         on_lost: enums::on_lost(spec.on_lost).into(),
+        queue_position: view.ahead.map_or(0, |ahead| to_i64(ahead.saturating_add(1))),
     }
 }
 
@@ -233,7 +234,7 @@ pub(crate) mod tests {
             created_at: Timestamp::from_micros(1_000_000),
         };
         let execution = Execution::unlogged(Arc::new(spec));
-        View { execution, gate: GateState::Open, revision: 0 }
+        View { execution, gate: GateState::Open, ahead: None, revision: 0 }
     }
 
     fn plain() -> View {

@@ -39,6 +39,7 @@ fn execution(execution: &pb::Execution) -> Value {
         queue_timeout,
         run_timeout,
         on_lost,
+        queue_position,
     } = execution;
     Object::default()
         .text("id", id)
@@ -70,6 +71,7 @@ fn execution(execution: &pb::Execution) -> Value {
         .duration("queueTimeout", queue_timeout.as_ref())
         .duration("runTimeout", run_timeout.as_ref())
         .name::<pb::OnLost>("onLost", *on_lost)
+        .int64("queuePosition", *queue_position)
         .done()
 }
 

@@ -56,6 +56,8 @@ pub struct View {
     pub execution: Execution,
     /// What the provider's gate holds it back with; open unless it is pending.
     pub gate: GateState,
+    /// How many executions are claimed before it, where that was asked for and it is ready.
+    pub ahead: Option<u64>,
     /// The revision of the newest change that can be seen in this view.
     pub revision: i64,
 }

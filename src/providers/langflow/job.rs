@@ -66,7 +66,7 @@ impl<'p> Flow<'p> {
         if let Some(text) = text.filter(|_| self.heard.with(|messages| messages.text.is_empty())) {
             progress.text(text).await;
         }
-        Success { output: response, usage: self.usage() }
+        Success::new(response, self.usage())
     }
 }
 

@@ -63,7 +63,7 @@ impl<'p> Run<'p> {
             usage.output_tokens = usage.output_tokens.saturating_sub(known.output_tokens).max(0);
             Some(usage)
         });
-        Success { output: output(&mut state), usage }
+        Success::new(output(&mut state), usage)
     }
 
     /// What the run failed with: as its stream told, or as it tells who waits for it.

@@ -87,7 +87,7 @@ impl Job for Execution<'_> {
             None => {
                 let output = value.filter(|value| is_json || is_composed(value));
                 let output = output.unwrap_or_else(|| unread(body, &self.remote.redactor()));
-                Ok(Started::Over(Success { output, usage: None }))
+                Ok(Started::Over(Success::new(output, None)))
             }
         }
     }
@@ -102,7 +102,7 @@ impl Job for Execution<'_> {
             match status.unwrap_or_default() {
                 "success" => {
                     let output = last_items(&self.ended(handle).await?);
-                    return Ok(Success { output, usage: None });
+                    return Ok(Success::new(output, None));
                 }
                 "error" | "crashed" | "canceled" => {
                     return Err(Lost::Failed(failure(&self.ended(handle).await?)));

@@ -84,7 +84,7 @@ impl Job for Background<'_> {
                         return Err(Lost::Failed(AttemptFailure { usage, ..failed }));
                     }
                     progress.text(&text_of(&response)).await;
-                    return Ok(Success { output: response, usage });
+                    return Ok(Success::new(response, usage));
                 }
             }
         }

@@ -150,7 +150,7 @@ impl Outline {
     /// The attempt's result.
     pub(super) fn conclude(self, verdict: Result<(), Fault>) -> Result<Success, AttemptFailure> {
         match verdict {
-            Ok(()) => Ok(Success { output: self.output(0, None, None), usage: None }),
+            Ok(()) => Ok(Success::new(self.output(0, None, None), None)),
             Err(fault) => Err(self.fail(fault)),
         }
     }
@@ -160,7 +160,7 @@ impl Outline {
         let Fault { kind, code, message, exit_code, signal } = fault;
         let output = Some(self.output(exit_code, signal, Some(message.clone())));
         let failure = Failure::new(code, kind == FailureKind::Transient, message);
-        AttemptFailure { kind, failure, output, usage: None, retry_after: None }
+        AttemptFailure { output, ..AttemptFailure::new(kind, failure) }
     }
 
     /// Field by field, since a macro would copy the texts. `stdout` and `stderr` hold U+FFFD for

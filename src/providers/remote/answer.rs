@@ -12,8 +12,9 @@ use tokio_util::codec::{FramedRead, LinesCodec, LinesCodecError};
 use tokio_util::io::StreamReader;
 
 use super::failure::{body_broken, refused};
+use super::quota::quota;
 use super::{MAX_ANSWER_BYTES, Redactor, Rule, broken, without_mark};
-use crate::domain::{ErrorCode, Failure, FailureKind};
+use crate::domain::{ErrorCode, Failure, FailureKind, Quota};
 use crate::providers::AttemptFailure;
 
 /// How much of an answer that is an error is read.
@@ -88,6 +89,11 @@ impl Answer {
     pub(super) fn content_type(&self) -> &str {
         let given = self.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
         given.and_then(|text| text.split(';').next()).unwrap_or_default().trim()
+    }
+
+    /// How many more requests the server takes for now, where it says.
+    pub(in crate::providers) fn quota(&self) -> Option<Quota> {
+        quota(self.headers())
     }
 
     /// The answer itself if it tells of success, else what it means as `rules` have it.

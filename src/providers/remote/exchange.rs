@@ -5,13 +5,14 @@
 //! it by then is kept.
 
 use std::pin::pin;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use futures_util::{Stream, StreamExt};
 use serde_json::{Value, json};
 use tokio::sync::Mutex;
 
-use super::answer::Event;
+use super::answer::{Answer, Event};
 use super::{Progress, Remote, Request, Rule, broken};
 use crate::domain::{ErrorCode, Failure, FailureKind, Usage};
 use crate::providers::{AttemptFailure, Call, StopReason, Success};
@@ -80,37 +81,41 @@ pub(in crate::providers) async fn exchange(
     let progress = Progress::new(call.output.clone(), remote.redactor());
     let request = request.traced(call.traceparent.as_deref());
     let mut stop = call.stop.clone();
+    let quota = OnceLock::new();
+    let converse = async {
+        let (_route, answer) = remote.first(&request).await?;
+        let _ = quota.set(answer.quota());
+        read(answer.accepted(rules).await?, framing, &assembly, &progress).await
+    };
     let result = tokio::select! {
         biased;
         reason = stop.requested() => Err(dropped(reason)),
-        result = converse(remote, &request, rules, framing, &assembly, &progress) => result,
+        result = converse => result,
     };
+    let quota = quota.into_inner().flatten();
     progress.finish(result.is_ok()).await;
     let assembly = assembly.into_inner();
     let result = match result {
-        Ok(output) => Ok(Success { output, usage: assembly.usage() }),
+        Ok(output) => Ok(Success { quota, ..Success::new(output, assembly.usage()) }),
         Err(mut failed) => {
             if let Some(partial) = assembly.partial() {
                 failed.output = Some(partial);
                 failed.add_detail("partial_output", true.into());
             }
             failed.usage = assembly.usage();
+            failed.quota = quota;
             Err(failed)
         }
     };
     progress.redactor().result(result)
 }
 
-async fn converse(
-    remote: &Remote,
-    request: &Request,
-    rules: &[Rule],
+async fn read(
+    answer: Answer,
     framing: Framing,
     assembly: &Mutex<impl Assembly>,
     progress: &Progress,
 ) -> Result<Value, AttemptFailure> {
-    let (_route, answer) = remote.first(request).await?;
-    let answer = answer.accepted(rules).await?;
     let content_type = answer.content_type().to_owned();
     let mut body = answer.body();
     match framing {

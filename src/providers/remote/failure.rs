@@ -12,6 +12,7 @@ use reqwest::{StatusCode, Url};
 use serde_json::{Value, json};
 
 use super::RemoteConfig;
+use super::quota::quota;
 use super::wait_hint::wait_hint;
 use crate::domain::{ErrorCode, Failure, FailureKind};
 use crate::providers::AttemptFailure;
@@ -119,6 +120,7 @@ pub(super) fn refused(
     };
     let message = format!("{} {name}: {message}", status.as_u16());
     let mut failed = of_class(class, message, hint);
+    failed.quota = quota(headers);
     failed.add_detail("http_status", status.as_u16().into());
     if !said.names.is_empty() {
         let error = json!({"names": said.names, "message": said.message});

@@ -14,6 +14,7 @@ mod hearing;
 mod job;
 mod pauses;
 mod progress;
+mod quota;
 mod reading;
 mod secret;
 mod wait_hint;

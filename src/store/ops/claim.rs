@@ -16,7 +16,7 @@ use super::share::{AT_ONCE, Offer, hand_out};
 use super::{Operation, Phase};
 use crate::domain::{
     Admission, ExecutionId, Handle, Heard, Lease, ProviderName, Record, Reserved, Spec, Timestamp,
-    Wait, WorkerId,
+    Told, Wait, WorkerId,
 };
 use crate::store::batch::{Batch, Needs};
 use crate::store::{BackendError, Lane};
@@ -75,6 +75,10 @@ pub struct Claimed {
     pub lane: String,
     /// What it took of token budgets, to be set right by what it really consumes.
     pub reserved: Option<Reserved>,
+    /// Whether the provider's limit moves by itself, so that what is seen of it is of interest.
+    pub adaptive: bool,
+    /// When it was claimed, on the store's clock.
+    pub at: Timestamp,
 }
 
 /// What a claim got.
@@ -172,9 +176,16 @@ impl Operation for Claim {
         for record in stopped_behind(batch, shut, &queues, free).await? {
             let before = record.clone();
             let (lease, charged) = batch.claim(record, self.worker, self.lease, None);
-            taken.push(Taken { lease, before, charged, probe: false, reserved: None });
+            taken.push(Taken {
+                lease,
+                before,
+                charged,
+                probe: false,
+                reserved: None,
+                adaptive: false,
+            });
         }
-        let moved = leave(batch, queues, &mut report);
+        let again = leave(batch, queues, &offers, &mut report);
         end_shortages(batch, &offers, self.worker);
         let full = mark_waiting(batch, &offers).await?;
         let spare = self.slots.saturating_sub(u32::try_from(taken.len()).unwrap_or(u32::MAX));
@@ -182,7 +193,7 @@ impl Operation for Claim {
         let slots_left = spare > kept && !taken.is_empty();
         for (provider, offer) in offers {
             let lacked_slots = slots_left && offer.lacks_slots();
-            let more = full.contains(&provider) || moved.contains(&provider) || lacked_slots;
+            let more = full.contains(&provider) || again.contains(&provider) || lacked_slots;
             report.add(more, provider, &offer);
         }
         report.claimed = with_specs(batch, taken).await?;
@@ -197,6 +208,7 @@ struct Taken {
     charged: u32,
     probe: bool,
     reserved: Option<Reserved>,
+    adaptive: bool,
 }
 
 impl Claim {
@@ -227,7 +239,12 @@ impl Claim {
                     batch.touch_loaded(record);
                 }
                 Turn::Begins => {
-                    if !offers.get_mut(&record.provider).is_some_and(Offer::claims_next) {
+                    let Some(offer) = offers.get_mut(&record.provider) else { continue };
+                    if offer.is_full() {
+                        queue.leaves_some();
+                        continue;
+                    }
+                    if !offer.claims_next() {
                         continue;
                     }
                     let before = record.clone();
@@ -235,7 +252,8 @@ impl Claim {
                     let kept = reserved.clone().filter(|_| queue.counts_tokens(&record.lane));
                     let (lease, charged) = batch.claim(record, self.worker, self.lease, reserved);
                     let probe = note_probe(batch, &before.provider, lease.id) || probes;
-                    taken.push(Taken { lease, before, charged, probe, reserved: kept });
+                    let adaptive = queue.is_adaptive();
+                    taken.push(Taken { lease, before, charged, probe, reserved: kept, adaptive });
                 }
             }
         }
@@ -253,7 +271,7 @@ async fn with_specs(
     let mut specs: HashMap<_, _> =
         batch.specs(&ids).await?.into_iter().map(|spec| (spec.id, Arc::new(spec))).collect();
     let claimed = taken.into_iter().filter_map(|taken| {
-        let Taken { lease, before, charged, probe, reserved } = taken;
+        let Taken { lease, before, charged, probe, reserved, adaptive } = taken;
         Some(Claimed {
             spec: specs.remove(&lease.id)?,
             attempt: before.attempts + 1,
@@ -265,23 +283,26 @@ async fn with_specs(
             probe,
             lane: before.lane,
             reserved,
+            adaptive,
+            at: now,
             lease,
         })
     });
     Ok(claimed.collect())
 }
 
-/// Leaves at each provider what began there and what is held back; returns those at which something
-/// was found in a lane that is not its own, so that there is more to be looked at.
+/// Leaves at each provider what began there and what is held back; returns those that are to be looked
+/// at once more: something was found in a lane that is not its own, or the limit is higher now.
 fn leave(
     batch: &mut Batch<'_>,
     queues: BTreeMap<ProviderName, Queue>,
+    offers: &BTreeMap<ProviderName, Offer>,
     report: &mut ClaimReport,
 ) -> BTreeSet<ProviderName> {
-    let mut moved = BTreeSet::new();
+    let mut again = BTreeSet::new();
     for (name, queue) in queues {
-        if queue.moved() > 0 {
-            moved.insert(name.clone());
+        if queue.moved() > 0 || look_for_more(batch, &name, &queue, offers.get(&name)) {
+            again.insert(name.clone());
         }
         if let Some(at) = queue.resumes_at(batch.now()) {
             report.resumes.insert(name.clone(), at);
@@ -294,7 +315,24 @@ fn leave(
             Heard::Noted | Heard::Nothing => batch.touch_provider(record),
         }
     }
-    moved
+    again
+}
+
+/// Whether the limit of a provider whose limit moves by itself goes up, now that a claim leaves work for
+/// want of it.
+fn look_for_more(
+    batch: &mut Batch<'_>,
+    name: &ProviderName,
+    queue: &Queue,
+    offer: Option<&Offer>,
+) -> bool {
+    let (true, Some(offer)) = (queue.is_adaptive(), offer) else { return false };
+    let Some(mut record) = batch.provider(name).cloned() else { return false };
+    let running = offer.running + offer.claimed();
+    let Some(step) = record.look(running, queue.has_left(), batch.now()) else { return false };
+    let change = record.limits_change(Told::by_itself(step.to_string()));
+    batch.put_provider(record, change);
+    step.to > step.from
 }
 
 impl ClaimReport {

@@ -38,6 +38,7 @@ impl Operation for Declare {
                 continue;
             }
             record.declared = declared.clone();
+            record.adapt(false);
             let change = record.limits_change(Told::by_itself("declared by the configuration"));
             batch.put_provider(record, change);
             changed.push((name.clone(), declared.clone()));
@@ -68,14 +69,7 @@ impl LimitChange {
         let former = record.expiry.take().map_or(before, |expiry| expiry.former);
         record.expiry = self.expires_at.map(|at| Expiry { at, former });
         // A limit that moves by itself goes on from where an operator puts it.
-        let limits = record.overriding.over(&record.declared);
-        let moves = limits.adaptive.is_some();
-        let set = matches!(&self.update, LimitUpdate::Set(set) if set.max_concurrent.is_some());
-        record.adapted = match record.adapted {
-            Some(adapted) if moves && !set => Some(adapted),
-            Some(_) | None if moves => Some(limits.max_concurrent),
-            Some(_) | None => None,
-        };
+        record.adapt(matches!(&self.update, LimitUpdate::Set(set) if set.max_concurrent.is_some()));
     }
 }
 

@@ -14,6 +14,7 @@ mod share;
 mod shortage;
 mod submit;
 mod timer;
+mod unserved;
 mod workers;
 
 use async_trait::async_trait;
@@ -35,6 +36,7 @@ pub(super) use submit::Submit;
 pub use submit::{SubmitRefused, Submitted};
 pub use timer::Advanced;
 pub(super) use timer::{Advance, Recover};
+pub(super) use unserved::TellUnserved;
 pub(super) use workers::Beat;
 
 /// The order in which the operations of one batch run: what frees room before what takes it.

@@ -26,6 +26,8 @@ pub(super) struct Queue {
     models_spent: BTreeMap<String, Timestamp>,
     touched: bool,
     moved: u32,
+    /// Whether something could begin if the limit were higher.
+    left: bool,
 }
 
 /// What becomes of the next in the queue.
@@ -58,6 +60,7 @@ impl Queue {
             spent: None,
             models_spent: BTreeMap::new(),
             moved: 0,
+            left: false,
         }
     }
 
@@ -70,6 +73,8 @@ impl Queue {
     pub(super) fn picks(&mut self, provider: &ProviderName, most: u32) -> Vec<Pick> {
         let open = self.lanes.iter().filter(|(_, admission)| **admission != Admission::Nothing);
         let picks = open.map(|(lane, admission)| {
+            // One more shows whether the limit is what keeps work waiting.
+            let most = most.saturating_add(u32::from(self.limits.adaptive.is_some()));
             let most = if *admission == Admission::Probe { 1 } else { most };
             Pick { provider: provider.clone(), lane: lane.clone(), most }
         });
@@ -144,6 +149,21 @@ impl Queue {
     pub(super) fn counts_tokens(&self, lane: &str) -> bool {
         let of_model = self.limits.models.get(lane);
         self.limits.rates.counts_tokens() || of_model.is_some_and(|rates| rates.counts_tokens())
+    }
+
+    /// Whether the limit moves by itself.
+    pub(super) fn is_adaptive(&self) -> bool {
+        self.limits.adaptive.is_some()
+    }
+
+    /// Notes that something is left that could begin if the limit were higher.
+    pub(super) fn leaves_some(&mut self) {
+        self.left = true;
+    }
+
+    /// Whether there is such.
+    pub(super) fn has_left(&self) -> bool {
+        self.left
     }
 
     /// How many were found in a lane that is not theirs.

@@ -6,7 +6,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::{Operation, Phase};
-use crate::domain::{Ending, ExecutionId, Fenced, Heard, Lease, ProviderName, Reserved, Signal};
+use crate::domain::{
+    Ending, ExecutionId, Fenced, Heard, Lease, Observation, ProviderName, Reserved, Signal, Told,
+};
 use crate::store::batch::{Batch, Needs};
 use crate::store::{BackendError, Lane};
 
@@ -30,6 +32,8 @@ pub struct ProviderNews {
     pub lane: String,
     /// What may move its gate, or that of the model.
     pub signal: Option<Signal>,
+    /// What was seen of it since it was last told, where its limit moves by itself.
+    pub observed: Option<Observation>,
     /// What the attempt took of token budgets, to be set right by what it consumed.
     pub reserved: Option<Reserved>,
 }
@@ -78,13 +82,19 @@ impl Settlement {
             (Some(reserved), Some(usage)) => provider.flow.settle(reserved, usage),
             (Some(_) | None, _) => false,
         };
+        let stepped = news.observed.as_ref().and_then(|seen| provider.observe(seen, batch.now()));
+        let observed = stepped.is_some();
+        if let Some(step) = stepped.flatten() {
+            let change = provider.limits_change(Told::by_itself(step.to_string()));
+            batch.put_provider(provider.clone(), change);
+        }
         let heard = news.signal.as_ref().map_or(Heard::Nothing, |signal| {
             provider.hear(&news.lane, self.lease.id, signal, batch.now())
         });
         match heard {
             Heard::Changed(change) => batch.put_provider(provider, change),
             Heard::Noted => batch.touch_provider(provider),
-            Heard::Nothing if corrected => batch.touch_provider(provider),
+            Heard::Nothing if corrected || observed => batch.touch_provider(provider),
             Heard::Nothing => {}
         }
     }

@@ -76,6 +76,11 @@ impl Offer {
         self.seen <= self.take
     }
 
+    /// Whether as much is taken as the limit leaves room for.
+    pub(super) fn is_full(&self) -> bool {
+        self.claimed() >= self.free
+    }
+
     pub(super) fn claimed(&self) -> u32 {
         self.seen.min(self.take)
     }

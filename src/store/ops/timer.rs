@@ -53,6 +53,7 @@ impl Operation for Advance {
         for mut provider in batch.providers_due().await? {
             if let Some(over) = provider.expiry.take_if(|expiry| expiry.at <= now) {
                 provider.overriding = over.former;
+                provider.adapt(false);
                 let told = Told::by_itself("the time for which limits were set is over");
                 let change = provider.limits_change(told);
                 batch.put_provider(provider.clone(), change);

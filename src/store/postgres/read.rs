@@ -14,8 +14,8 @@ use super::rows::is_claimable;
 use crate::domain::{Event, ExecutionId, ProviderName, Timestamp};
 use crate::store::codec::{self, Columns as _, provider_columns, state_number};
 use crate::store::{
-    BackendError, EventQuery, Head, History, ListQuery, Notice, Payload, ProviderRow, Totals,
-    WorkerRow,
+    BackendError, EventQuery, FARTHEST_AHEAD, Head, History, ListQuery, Notice, Payload,
+    ProviderRow, Totals, WorkerRow,
 };
 
 type Result<T> = std::result::Result<T, BackendError>;
@@ -99,6 +99,34 @@ const GATE_AT: &str = "
       AND revision <= $2
     ORDER BY revision DESC
     LIMIT 1";
+
+const WAITING: &str = "
+    SELECT name
+    FROM providers
+    WHERE EXISTS (SELECT 1 FROM records WHERE ready AND provider = name)";
+
+const AHEAD_OF: &str = "
+    SELECT
+        (SELECT count(*)
+         FROM (SELECT 1
+               FROM records
+               WHERE ready
+                 AND provider = mine.provider
+                 AND lane = mine.lane
+                 AND interrupted > mine.interrupted
+               LIMIT $2) AS counted)
+        + (SELECT count(*)
+           FROM (SELECT 1
+                 FROM records
+                 WHERE ready
+                   AND provider = mine.provider
+                   AND lane = mine.lane
+                   AND interrupted = mine.interrupted
+                   AND (rank, id) < (mine.rank, mine.id)
+                 LIMIT $2) AS counted)
+    FROM records AS mine
+    WHERE id = $1
+      AND ready";
 
 const CLAIMABLE: &str = concat!("SELECT name FROM providers WHERE ", is_claimable!());
 
@@ -224,6 +252,18 @@ pub(super) async fn gate_at(
     let query = || sqlx::query(GATE_AT).bind(provider.as_str()).bind(revision);
     let rows = readers.rows("read a provider's gate", &query).await?;
     rows.first().map(codec::event).transpose()
+}
+
+pub(super) async fn waiting(readers: &Readers) -> Result<Vec<ProviderName>> {
+    let query = || sqlx::query(WAITING);
+    let rows = readers.rows("look for providers with work", &query).await?;
+    rows.iter().map(|row| codec::parse(row, 0)).collect()
+}
+
+pub(super) async fn ahead_of(readers: &Readers, id: ExecutionId) -> Result<Option<u64>> {
+    let query = || sqlx::query(AHEAD_OF).bind(Uuid::from(id)).bind(i64::from(FARTHEST_AHEAD));
+    let rows = readers.rows("find a place in a queue", &query).await?;
+    rows.first().map(|row| codec::number(row, 0)).transpose()
 }
 
 pub(super) async fn head(source: Source<'_>) -> Result<Head> {

@@ -166,6 +166,14 @@ impl Backend for SqliteBackend {
         read::gate_at(&self.readers, provider, revision).await
     }
 
+    async fn waiting(&self) -> Result<Vec<ProviderName>> {
+        read::waiting(&self.readers).await
+    }
+
+    async fn ahead_of(&self, id: ExecutionId) -> Result<Option<u64>> {
+        read::ahead_of(&self.readers, id).await
+    }
+
     async fn head(&self) -> Result<Head> {
         read::head(&self.readers).await
     }

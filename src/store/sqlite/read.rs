@@ -14,7 +14,8 @@ use super::statement;
 use crate::domain::{Event, ExecutionId, ProviderName};
 use crate::store::codec::{self, Columns as _, provider_columns, spec_columns, state_number};
 use crate::store::{
-    BackendError, EventQuery, Head, History, ListQuery, Payload, ProviderRow, Totals, WorkerRow,
+    BackendError, EventQuery, FARTHEST_AHEAD, Head, History, ListQuery, Payload, ProviderRow,
+    Totals, WorkerRow,
 };
 
 type Result<T> = std::result::Result<T, BackendError>;
@@ -97,6 +98,34 @@ const GATE_AT: &str = "
       AND revision <= ?1 ->> 1
     ORDER BY revision DESC
     LIMIT 1";
+
+const WAITING: &str = "
+    SELECT name
+    FROM providers
+    WHERE EXISTS (SELECT 1 FROM records WHERE ready = 1 AND provider = name)";
+
+const AHEAD_OF: &str = "
+    SELECT
+        (SELECT count(*)
+         FROM (SELECT 1
+               FROM records
+               WHERE ready = 1
+                 AND provider = mine.provider
+                 AND lane = mine.lane
+                 AND interrupted > mine.interrupted
+               LIMIT ?1 ->> 1))
+        + (SELECT count(*)
+           FROM (SELECT 1
+                 FROM records
+                 WHERE ready = 1
+                   AND provider = mine.provider
+                   AND lane = mine.lane
+                   AND interrupted = mine.interrupted
+                   AND (rank, id) < (mine.rank, mine.id)
+                 LIMIT ?1 ->> 1))
+    FROM records AS mine
+    WHERE id = ?1 ->> 0
+      AND ready = 1";
 
 const PROVIDERS: &str = concat!(
     "SELECT ",
@@ -213,6 +242,17 @@ pub(super) async fn gate_at(
 ) -> Result<Option<Event>> {
     let rows = rows(pool, "read a provider's gate", GATE_AT, &(provider, revision)).await?;
     rows.first().map(codec::event).transpose()
+}
+
+pub(super) async fn waiting(pool: &SqlitePool) -> Result<Vec<ProviderName>> {
+    let rows = rows(pool, "look for providers with work", WAITING, &()).await?;
+    rows.iter().map(|row| codec::parse(row, 0)).collect()
+}
+
+pub(super) async fn ahead_of(pool: &SqlitePool, id: ExecutionId) -> Result<Option<u64>> {
+    let parameters = (id, FARTHEST_AHEAD);
+    let rows = rows(pool, "find a place in a queue", AHEAD_OF, &parameters).await?;
+    rows.first().map(|row| codec::number(row, 0)).transpose()
 }
 
 pub(super) async fn head(source: impl SqliteExecutor<'_>) -> Result<Head> {

@@ -13,7 +13,7 @@ fn refusal(name: &str, message: &str) -> String {
         .to_string()
 }
 
-const MESSAGES: Protocol = Protocol {
+pub(super) const MESSAGES: Protocol = Protocol {
     kind: "claude",
     base: "",
     route: "POST /v1/messages",

@@ -5,6 +5,7 @@
 mod background;
 mod cells;
 mod claude;
+mod door;
 mod endpoints;
 mod http;
 mod jobs;
@@ -14,7 +15,9 @@ mod matrix;
 mod n8n;
 mod ollama;
 mod openai;
+mod quota;
 mod real;
 mod replay;
 mod secrets;
 mod servers;
+mod simulated;

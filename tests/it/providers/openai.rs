@@ -14,7 +14,7 @@ fn refusal(name: &str, message: &str) -> String {
         .to_string()
 }
 
-const CHAT: Protocol = Protocol {
+pub(super) const CHAT: Protocol = Protocol {
     kind: "openai",
     base: "/v1",
     route: "POST /v1/chat/completions",

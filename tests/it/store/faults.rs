@@ -177,6 +177,14 @@ impl Backend for Faulty {
         self.inner.events(query).await
     }
 
+    async fn waiting(&self) -> Result<Vec<ProviderName>> {
+        self.inner.waiting().await
+    }
+
+    async fn ahead_of(&self, id: ExecutionId) -> Result<Option<u64>> {
+        self.inner.ahead_of(id).await
+    }
+
     async fn gate_at(&self, provider: &ProviderName, revision: i64) -> Result<Option<Event>> {
         self.inner.gate_at(provider, revision).await
     }

@@ -88,6 +88,6 @@ impl Provider for Held {
     async fn execute(&self, _: Call) -> Result<Success, AttemptFailure> {
         let _running = Running::begin(self);
         self.go.acquire().await.unwrap().forget();
-        Ok(Success { output: Value::Null, usage: None })
+        Ok(Success::new(Value::Null, None))
     }
 }

@@ -80,7 +80,8 @@ async fn rate_limited(t: &TestStore, wait: std::time::Duration) {
     let lease = t.claim_one("p").await;
     let ending = retry(std::time::Duration::ZERO);
     let (provider, lane) = (name("p"), String::new());
-    let news = Some(ProviderNews { provider, lane, signal: Some(signal), reserved: None });
+    let news =
+        Some(ProviderNews { provider, lane, signal: Some(signal), observed: None, reserved: None });
     let settlement = Settlement { lease, ending, news };
     t.store.settle(settlement).await.unwrap().unwrap();
 }
