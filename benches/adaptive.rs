@@ -21,7 +21,7 @@ use flowgate::domain::{
     Overrides, RetryRequest, RetryRules, SystemClock, Told,
 };
 use flowgate::engine::{
-    ConfiguredProvider, Draft, Engine, EngineSettings, LimitsDraft, ThisMachine,
+    ConfiguredProvider, Draft, Engine, EngineSettings, LimitsDraft, PoolSettings, ThisMachine,
 };
 use flowgate::providers::Simulated;
 use flowgate::store::{EventQuery, ExpectedRevision, LimitChange, SqliteBackend, Store};
@@ -181,7 +181,7 @@ fn settings(capacities: &[Arc<AtomicU32>; 2]) -> EngineSettings {
         lease: Duration::from_secs(30),
         poll_interval: Duration::from_secs(2),
         drain_timeout: Duration::from_secs(30),
-        slots: 100,
+        pool: PoolSettings::fixed(100),
         priority_head_start: Duration::from_secs(60),
         providers: limits.into_iter().zip(capacities).map(provider).collect(),
         machine: Arc::new(ThisMachine::default()),

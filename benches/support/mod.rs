@@ -10,6 +10,10 @@ use flowgate::pb::system_service_client::SystemServiceClient;
 use flowgate::pb::{GetStatusRequest, GetStatusResponse, SubmitExecutionRequest};
 use tonic::transport::Channel;
 
+/// Slots enough for all limits together, unless a flag says otherwise: what is measured is not how a
+/// pool grows.
+const SLOTS: u32 = 1_000;
+
 /// A server, killed when it is dropped.
 pub(crate) struct Server {
     child: Child,
@@ -20,7 +24,7 @@ impl Server {
     /// Starts a server on `store`, configured as `config` says.
     pub(crate) fn start(folder: &Path, store: &str, config: &str, flags: &[&str]) -> Self {
         let file = folder.join("flowgate.toml");
-        std::fs::write(&file, config).expect("a writable folder");
+        std::fs::write(&file, format!("slots = {SLOTS}\n{config}")).expect("a writable folder");
         let mut child = Command::new(env!("CARGO_BIN_EXE_flowgate"))
             .args(["serve", "--grpc-addr", "127.0.0.1:0", "--http-addr", "127.0.0.1:0"])
             .args(["--store", store, "--log-level", "warn", "--config"])

@@ -34,6 +34,7 @@ named! {
     pb::GateState = "GATE_STATE_",
     pb::OnLost = "ON_LOST_",
     pb::OutputStream = "OUTPUT_STREAM_",
+    pb::ScalingBottleneck = "SCALING_BOTTLENECK_",
     pb::ServingState = "SERVING_STATE_",
     pb::WaitReason = "WAIT_REASON_",
     pb::WorkerStatus = "WORKER_STATUS_",

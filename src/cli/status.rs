@@ -7,7 +7,8 @@ use super::output::{fields, table};
 use super::time::{show_duration, show_time};
 use super::{Context, json};
 use crate::pb::{
-    GetStatusRequest, GetStatusResponse, ListWorkersRequest, ServingState, Worker, WorkerStatus,
+    GetStatusRequest, GetStatusResponse, ListWorkersRequest, Scaling, ScalingBottleneck,
+    ServingState, Worker, WorkerStatus,
 };
 
 pub(super) async fn status(context: &Context) -> anyhow::Result<ExitCode> {
@@ -46,6 +47,7 @@ fn status_fields(status: &GetStatusResponse) -> String {
         ("failed", Some(status.failed_count.to_string())),
         ("cancelled", Some(status.cancelled_count.to_string())),
     ]);
+    let scaling = scaling_fields(&status.scaling.clone().unwrap_or_default());
     let since_start = fields([
         ("attempts started", Some(metrics.started.to_string())),
         ("succeeded", Some(metrics.succeeded.to_string())),
@@ -62,7 +64,22 @@ fn status_fields(status: &GetStatusResponse) -> String {
         ("operations per commit", Some(format!("{:.1}", commits.mean_batch_size))),
         ("mean commit duration", commits.mean_commit_duration.map(|time| time.to_string())),
     ]);
-    format!("{general}\n\nexecutions\n{executions}\n\nthis replica since its start\n{since_start}")
+    format!(
+        "{general}\n\nexecutions\n{executions}\n\nscaling\n{scaling}\n\n\
+         this replica since its start\n{since_start}"
+    )
+}
+
+fn scaling_fields(scaling: &Scaling) -> String {
+    fields([
+        ("bottleneck", Some(short::<ScalingBottleneck>(scaling.bottleneck))),
+        ("meaning", Some(scaling.message.clone())),
+        ("could start on more", Some(scaling.pending_for_replicas.to_string())),
+        ("utilisation", Some(percent(scaling.utilisation))),
+        ("spare slots", Some(scaling.spare_slots.to_string())),
+        ("replicas", Some(scaling.live_replicas.to_string())),
+        ("replicas wanted", Some(scaling.desired_replicas.to_string())),
+    ])
 }
 
 fn workers_table(workers: &[Worker]) -> String {
@@ -75,6 +92,7 @@ fn workers_table(workers: &[Worker]) -> String {
         "LAST HEARTBEAT",
         "ACTIVE",
         "LOAD",
+        "POOL",
         "CPU",
         "MEMORY",
         "SUCCEEDED",
@@ -92,6 +110,7 @@ fn workers_table(workers: &[Worker]) -> String {
             worker.last_heartbeat_time.as_ref().map(show_time).unwrap_or_default(),
             format!("{}/{}", worker.active_count, worker.slots),
             percent(worker.load),
+            pool(worker),
             resources.map(|used| percent(used.cpu_share)).unwrap_or_default(),
             resources.map(|used| mebibytes(used.memory_bytes)).unwrap_or_default(),
             worker.succeeded_count.to_string(),
@@ -100,6 +119,14 @@ fn workers_table(workers: &[Worker]) -> String {
         ]
     });
     table(headings, rows)
+}
+
+/// The bounds of its pool; empty if it never told.
+fn pool(worker: &Worker) -> String {
+    match worker.max_slots {
+        0 => String::new(),
+        max => format!("{}..{max}", worker.min_slots),
+    }
 }
 
 fn percent(share: f64) -> String {
@@ -123,6 +150,8 @@ mod tests {
             slots: 1_000,
             active_count: 250,
             load: 0.25,
+            min_slots: 2,
+            max_slots: 2_000,
             resources: Some(WorkerResources {
                 cpu_share: 0.126,
                 cpu_cores: 2,
@@ -136,7 +165,7 @@ mod tests {
             let line = shown.lines().nth(line).expect("a row each follows the headings");
             line.split_whitespace().collect::<Vec<_>>().join(" ")
         };
-        assert_eq!(words(1), "a ACTIVE 250/1000 25% 13% 13 MiB 0 0 2s");
+        assert_eq!(words(1), "a ACTIVE 250/1000 25% 2..2000 13% 13 MiB 0 0 2s");
         assert_eq!(words(2), "old UNSPECIFIED 0/0 0% 0 0");
     }
 }

@@ -32,6 +32,9 @@ pub(super) fn read(path: &Path, required: bool) -> Result<Option<Dict>, ConfigEr
 
 fn check(path: &Path, dict: &Dict) -> Result<(), ConfigError> {
     known(path, "", dict, keys::TOP)?;
+    if let Some(pool) = dict.get("pool") {
+        known(path, "pool.", table(path, "pool", pool)?, keys::POOL)?;
+    }
     let Some(providers) = dict.get("providers") else { return Ok(()) };
     for (name, provider) in table(path, "providers", providers)? {
         let key = format!("providers.{name}");

@@ -41,7 +41,15 @@ pub struct ServeFlags {
     #[arg(long, value_name = "DURATION")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub drain_timeout: Option<String>,
-    /// The most attempts this server runs at a time, over all providers [env: FLOWGATE_SLOTS] [default: 1000]
+    /// The fewest slots of this server's pool [env: FLOWGATE_POOL_MIN] [default: 2]
+    #[arg(long, value_name = "N")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pool_min: Option<String>,
+    /// The most slots of this server's pool, over all providers [env: FLOWGATE_POOL_MAX] [default: 20]
+    #[arg(long, value_name = "N")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pool_max: Option<String>,
+    /// A pool of fixed size, instead of its two bounds [env: FLOWGATE_SLOTS]
     #[arg(long, value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub slots: Option<String>,

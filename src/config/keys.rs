@@ -1,6 +1,6 @@
 //! The names of all settings, and the guess at what a misspelt one was meant to be.
 
-/// Keys at the top of the file, besides the table `providers`.
+/// Keys at the top of the file, the tables included.
 pub(super) const TOP: &[&str] = &[
     "store",
     "listen_url",
@@ -11,10 +11,14 @@ pub(super) const TOP: &[&str] = &[
     "drain_timeout",
     "slots",
     "priority_head_start",
+    "pool",
     "log_format",
     "log_level",
     "providers",
 ];
+
+/// Keys of the table `pool`.
+pub(super) const POOL: &[&str] = &["min", "max"];
 
 /// Keys of a provider of any kind.
 const ANY_PROVIDER: &[&str] =

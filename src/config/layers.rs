@@ -22,6 +22,8 @@ const VARIABLES: &[(&str, &str)] = &[
     ("FLOWGATE_DRAIN_TIMEOUT", "drain_timeout"),
     ("FLOWGATE_SLOTS", "slots"),
     ("FLOWGATE_PRIORITY_HEAD_START", "priority_head_start"),
+    ("FLOWGATE_POOL_MIN", POOL_MIN),
+    ("FLOWGATE_POOL_MAX", POOL_MAX),
     ("FLOWGATE_LOG_FORMAT", "log_format"),
     ("FLOWGATE_LOG_LEVEL", "log_level"),
     ("FLOWGATE_MODULES_DIR", MODULES_DIR),
@@ -29,6 +31,9 @@ const VARIABLES: &[(&str, &str)] = &[
 
 /// What starts the variables that set a provider's keys.
 const PROVIDERS: &str = "FLOWGATE_PROVIDERS__";
+
+const POOL_MIN: &str = "pool.min";
+const POOL_MAX: &str = "pool.max";
 
 /// What the shorthand for it sets.
 const MODULES_DIR: &str = "providers.process.modules_dir";
@@ -78,7 +83,12 @@ pub(super) fn gather(
     let flags = Value::serialize(flags).expect("a struct of text serialises");
     for (key, value) in flags.into_dict().into_iter().flatten() {
         let origin = format!("--{}", key.replace('_', "-"));
-        let key = if key == "modules_dir" { MODULES_DIR } else { &key };
+        let key = match key.as_str() {
+            "modules_dir" => MODULES_DIR,
+            "pool_min" => POOL_MIN,
+            "pool_max" => POOL_MAX,
+            key => key,
+        };
         let text = value.as_str().expect("every flag is text");
         figment = figment.merge(Layer::one(&origin, key, self::value(key, text)));
     }
@@ -116,7 +126,7 @@ fn value(key: &str, text: &str) -> Value {
             names.map(Value::from).collect::<Vec<_>>().into()
         }
         "gate_failures" | "max_concurrent" | "max_output_bytes" | "slots" | "cpu_max_percent"
-        | "memory_min_bytes" | "retry.max_attempts" | "retry.budget_min" => {
+        | "memory_min_bytes" | POOL_MIN | POOL_MAX | "retry.max_attempts" | "retry.budget_min" => {
             match text.trim().parse::<i64>() {
                 Ok(number) => number.into(),
                 Err(_) => text.into(),

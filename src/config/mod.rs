@@ -18,16 +18,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::engine::{ConfiguredProvider, Machine, ThisMachine};
+use crate::engine::{ConfiguredProvider, Machine, PoolSettings, ThisMachine};
 use crate::store::{Listen, StoreUrl};
 use crate::telemetry::LogSettings;
 
 pub use flags::ServeFlags;
 
 use layers::Layers;
-
-/// Room for attempts: more than the limits of most set-ups add up to.
-const DEFAULT_SLOTS: u32 = 1_000;
+use reader::Reader;
 
 /// What a point of priority is worth: within a minute of each other, the higher priority goes first.
 const DEFAULT_HEAD_START: Duration = Duration::from_secs(60);
@@ -49,10 +47,10 @@ pub struct Settings {
     pub poll_interval: Duration,
     /// How long a shutdown takes at most, from the signal to the end of the process.
     pub drain_timeout: Duration,
-    /// The most attempts this server runs at the same time, over all providers; 1 to 100,000.
-    pub slots: u32,
     /// How far ahead in the queue one point of priority puts an execution; at most 1 day.
     pub priority_head_start: Duration,
+    /// How many attempts this server runs at the same time, over all providers; 1 to 100,000 each.
+    pub pool: PoolSettings,
     /// What is logged, and how.
     pub log: LogSettings,
     /// Every provider, by name.
@@ -145,14 +143,49 @@ pub fn load(
             Duration::from_millis(100),
             Duration::from_secs(30),
         )?,
-        slots: reader.get("slots", values::count)?.unwrap_or(DEFAULT_SLOTS),
         priority_head_start: reader
             .get("priority_head_start", values::head_start)?
             .unwrap_or(DEFAULT_HEAD_START),
+        pool: pool(&reader)?,
         log: LogSettings { format: reader.get("log_format", values::log_format)?, filter },
         providers: providers::configured(&reader)?,
         machine: Arc::new(ThisMachine::default()),
         ignored_variables,
+    })
+}
+
+/// The bounds of the pool, or the shorthand for both of them.
+fn pool(reader: &Reader) -> Result<PoolSettings, ConfigError> {
+    let slots = reader.get("slots", values::count)?;
+    let (min, max) =
+        (reader.get("pool.min", values::count)?, reader.get("pool.max", values::count)?);
+    if let Some(slots) = slots {
+        return match ["pool.min", "pool.max"].into_iter().find(|key| reader.has(key)) {
+            None => Ok(PoolSettings::fixed(slots)),
+            Some(key) => {
+                let problem =
+                    format!("sets both bounds of the pool, and so does not go with {key}");
+                Err(reader.refuse("slots", problem))
+            }
+        };
+    }
+    let default = PoolSettings::default();
+    let pool = PoolSettings { min: min.unwrap_or(default.min), max: max.unwrap_or(default.max) };
+    let by_default = |set: Option<u32>| if set.is_none() { " by default" } else { "" };
+    if pool.min <= pool.max {
+        return Ok(pool);
+    }
+    let PoolSettings { min: least, max: most } = pool;
+    Err(match min {
+        Some(_) => {
+            let problem =
+                format!("must be at most pool.max, {most}{}, not {least}", by_default(max));
+            reader.refuse("pool.min", problem)
+        }
+        None => {
+            let problem = format!("must be at least pool.min, {least} by default, not {most}");
+            reader.refuse("pool.max", problem)
+        }
     })
 }
 

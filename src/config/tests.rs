@@ -35,7 +35,7 @@ impl Start {
     }
 
     /// The sources, laid over each other.
-    pub(super) fn reader(&self) -> reader::Reader {
+    pub(super) fn reader(&self) -> Reader {
         let variables = self.variables.iter().cloned().collect();
         let layers = layers::gather(&self.flags, variables, self.directory.path());
         layers.expect("accepted").reader
@@ -76,7 +76,7 @@ fn nothing_configured_means_the_documented_defaults() {
     assert_eq!(settings.lease, Duration::from_secs(30));
     assert_eq!(settings.poll_interval, Duration::from_secs(2));
     assert_eq!(settings.drain_timeout, Duration::from_secs(30));
-    assert_eq!(settings.slots, 1_000);
+    assert_eq!(settings.pool, PoolSettings { min: 2, max: 20 });
     let providers = settings.providers.iter();
     let limits: Vec<_> = providers
         .map(|p| {
@@ -110,12 +110,12 @@ fn flags_win_over_variables_and_variables_over_the_file() {
 #[test]
 fn slots_are_a_number_wherever_they_are_set() {
     let start = Start::with_file("slots = 11");
-    assert_eq!(start.settings().slots, 11);
+    assert_eq!(start.settings().pool, PoolSettings::fixed(11));
     let start = start.variable("FLOWGATE_SLOTS", "12");
-    assert_eq!(start.settings().slots, 12);
+    assert_eq!(start.settings().pool, PoolSettings::fixed(12));
     let flags = |slots: &str| ServeFlags { slots: Some(slots.to_owned()), ..ServeFlags::default() };
     let start = start.flags(flags("13"));
-    assert_eq!(start.settings().slots, 13);
+    assert_eq!(start.settings().pool, PoolSettings::fixed(13));
     assert_eq!(
         start.flags(flags("0")).refusal(),
         "slots, set by --slots, must be between 1 and 100000, not 0"
@@ -128,6 +128,56 @@ fn slots_are_a_number_wherever_they_are_set() {
         Start::with_file("slots = '9'").refusal(),
         "slots, set in flowgate.toml, must be a whole number, not string \"9\""
     );
+}
+
+#[test]
+fn the_bounds_of_the_pool_are_set_each_by_itself() {
+    let start = Start::with_file("[pool]\nmin = 3\nmax = 30");
+    assert_eq!(start.settings().pool, PoolSettings { min: 3, max: 30 });
+    let start = start.variable("FLOWGATE_POOL_MAX", "40");
+    assert_eq!(start.settings().pool, PoolSettings { min: 3, max: 40 });
+    let flags = ServeFlags {
+        pool_min: Some("1".to_owned()),
+        pool_max: Some("1".to_owned()),
+        ..ServeFlags::default()
+    };
+    assert_eq!(start.flags(flags).settings().pool, PoolSettings::fixed(1));
+    let start = Start::new().variable("FLOWGATE_POOL_MIN", "20");
+    assert_eq!(start.settings().pool, PoolSettings::fixed(20));
+}
+
+#[test]
+fn bounds_of_the_pool_that_make_no_sense_are_refused() {
+    let refused = |file: &str| Start::with_file(file).refusal();
+    assert_eq!(
+        refused("[pool]\nmin = 0"),
+        "pool.min, set in flowgate.toml, must be between 1 and 100000, not 0"
+    );
+    assert_eq!(
+        refused("[pool]\nmax = '9'"),
+        "pool.max, set in flowgate.toml, must be a whole number, not string \"9\""
+    );
+    assert_eq!(
+        refused("[pool]\nmin = 5\nmax = 4"),
+        "pool.min, set in flowgate.toml, must be at most pool.max, 4, not 5"
+    );
+    assert_eq!(
+        refused("[pool]\nmin = 21"),
+        "pool.min, set in flowgate.toml, must be at most pool.max, 20 by default, not 21"
+    );
+    assert_eq!(
+        Start::new().variable("FLOWGATE_POOL_MAX", "1").refusal(),
+        "pool.max, set by FLOWGATE_POOL_MAX, must be at least pool.min, 2 by default, not 1"
+    );
+    assert_eq!(
+        Start::with_file("slots = 9").variable("FLOWGATE_POOL_MAX", "9").refusal(),
+        "slots, set in flowgate.toml, sets both bounds of the pool, and so does not go with pool.max"
+    );
+    assert_eq!(
+        refused("[pool]\nmaximum = 4"),
+        "flowgate.toml has the unknown key pool.maximum; did you mean max?"
+    );
+    assert_eq!(refused("pool = 4"), "pool, set in flowgate.toml, must be a table");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! What the dispatcher knows to do, and when to look again.
 //!
 //! A claim may leave work that the limit has room for: this worker has its share of it, or no slot.
-//! Then it looks again when an attempt of its own ends. Work beyond its share it leaves to the
+//! Then it looks again when an attempt of its own ends or it has more slots. Work beyond its share it leaves to the
 //! others for a moment only, and looks again without regard to shares; if it then finds the work
 //! still there the others do not take it, and for a time it claims all it can get: for longer each
 //! time, and for a short time again once the others did take theirs. So a replica that is dead,
@@ -157,6 +157,16 @@ impl Agenda {
         !self.held_back.is_empty() || !self.crowded_out.is_empty()
     }
 
+    /// Providers at which work was left for want of a slot.
+    pub(super) fn crowded_out(&self) -> &BTreeSet<ProviderName> {
+        &self.crowded_out
+    }
+
+    /// There are more slots than before.
+    pub(super) fn slots_made(&mut self) {
+        self.claim.extend(self.crowded_out.iter().cloned());
+    }
+
     /// An attempt has ended here.
     pub(super) fn room_made(&mut self) {
         self.claim.extend(self.held_back.iter().chain(&self.crowded_out).cloned());
@@ -219,7 +229,7 @@ impl Agenda {
             }
             if !left {
                 self.again.remove(provider);
-            } else if *sharers > 1 {
+            } else if held_back && *sharers > 1 {
                 // The first time counts: later looks do not put it off.
                 let at = now + OTHERS_FIRST.mul_f64(0.5 + jitter);
                 self.again.entry(provider.clone()).or_insert(at);
@@ -327,6 +337,17 @@ mod tests {
         let look = day.wait();
         assert_eq!(look.wanted[0].sharers, 1);
         assert_eq!(day.agenda.look_again(), None, "once, also if the claim fails");
+    }
+
+    #[test]
+    fn what_only_lacks_a_slot_here_is_not_looked_at_without_regard_to_shares() {
+        let mut day = Day::begin(3);
+        day.ready("p");
+        let look = day.look().expect("p is ready");
+        day.found(&look, &["p"], &[], &["p"]);
+        assert_eq!(day.agenda.look_again(), None);
+        day.agenda.slots_made();
+        assert_eq!(day.shared(), [("p".to_owned(), 3)], "its share is as before");
     }
 
     #[test]

@@ -6,7 +6,6 @@
 //! never ends the loop. A claim that was sent is always answered by starting what it got, also
 //! when the server begins to shut down meanwhile.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
@@ -17,6 +16,7 @@ use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 use tokio::time::Instant;
 
 use super::agenda::Agenda;
+use super::pace::Pace;
 use super::{Engine, Inner};
 use crate::domain::{Change, ProviderName, Timestamp, Wait};
 use crate::store::{Claim, ClaimReport, Commit, Notice, Result};
@@ -58,11 +58,13 @@ impl Alarm {
 impl Engine {
     /// The dispatcher's loop; returns when the server shuts down.
     pub(super) async fn dispatch(self) {
-        let Inner { store, claiming, claims_over, alarm, active, resources, .. } = &*self.0;
+        let Inner { store, claiming, claims_over, alarm, active, counters, resources, .. } =
+            &*self.0;
         let mut feed = store.commits();
         let mut agenda = Agenda::new(Instant::now(), FIRST_PAUSE);
+        let mut pace = Pace::from(Instant::now(), counters.tally());
         while !claiming.is_cancelled() {
-            if let Err(error) = self.work_off(&mut agenda).await {
+            if let Err(error) = self.work_off(&mut agenda, &mut pace).await {
                 tracing::warn!(
                     error = %error, source = std::error::Error::source(&error).map(ToString::to_string),
                     "the dispatcher cannot use the store and tries again"
@@ -78,6 +80,7 @@ impl Engine {
                 self.hear_all(&mut feed, &mut agenda);
                 continue;
             }
+            let next_step = self.pool().next_step();
             let due = tokio::time::sleep(alarm.next().since(self.now()));
             tokio::select! {
                 () = claiming.cancelled() => {}
@@ -86,6 +89,7 @@ impl Engine {
                 () = due => {}
                 () = tokio::time::sleep_until(agenda.poll) => {}
                 () = reached(agenda.look_again()) => {}
+                () = reached(next_step) => {}
                 () = resources.eased() => agenda.claim.extend(resources.providers().cloned()),
                 () = active.room_made(), if agenda.waits_for_room() => agenda.room_made(),
             }
@@ -93,8 +97,13 @@ impl Engine {
         claims_over.cancel();
     }
 
-    /// Does what is due and claims what may be ready.
-    async fn work_off(&self, agenda: &mut Agenda) -> Result<()> {
+    /// Does what is due, claims what may be ready, and looks whether the slots are the right number.
+    async fn work_off(&self, agenda: &mut Agenda, pace: &mut Pace) -> Result<()> {
+        self.advance_and_claim(agenda).await?;
+        self.size_pool(agenda, pace).await
+    }
+
+    async fn advance_and_claim(&self, agenda: &mut Agenda) -> Result<()> {
         let Inner { store, settings, alarm, active, register, resources, .. } = &*self.0;
         let polling = Instant::now() >= agenda.poll;
         if polling || alarm.next() <= self.now() {
@@ -115,12 +124,14 @@ impl Engine {
             return Ok(());
         };
         let sent = Instant::now();
+        let room = self.pool().room(running.values().sum(), self.idle(&running));
         let claim = Claim {
             worker: self.0.worker,
             wanted: look.wanted.clone(),
             // Also asked with no slot free: what waits for one is to say so.
-            slots: settings.slots.saturating_sub(running.values().sum()),
-            kept: self.kept_slots(&running),
+            slots: room.slots,
+            kept: room.kept,
+            beyond: room.beyond,
             lease: settings.lease,
         };
         let report = store.claim(claim).await?;
@@ -135,14 +146,6 @@ impl Engine {
             agenda.passed_over(&store.claimable(passed_over).await?, Instant::now());
         }
         Ok(())
-    }
-
-    /// How many slots are kept for providers of which nothing runs here: one for each that can do
-    /// work, and no more than half of all.
-    fn kept_slots(&self, running: &BTreeMap<ProviderName, u32>) -> u32 {
-        let Inner { able, settings, .. } = &*self.0;
-        let idle = able.iter().filter(|provider| !running.contains_key(*provider)).count();
-        u32::try_from(idle).unwrap_or(u32::MAX).min(settings.slots / 2)
     }
 
     fn start_claimed(&self, report: ClaimReport, sent: Instant) {

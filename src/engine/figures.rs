@@ -33,6 +33,14 @@ pub(super) struct Counters {
     meters: Mutex<HashMap<ProviderName, RetryMeter>>,
 }
 
+/// How much was started, waited for and ended.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Tally {
+    pub(super) started: u64,
+    pub(super) ended: u64,
+    pub(super) waited: Duration,
+}
+
 /// How an attempt counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Counted {
@@ -166,6 +174,14 @@ impl Counters {
         rates.get_mut(provider).map_or((0.0, 0.0), |[succeeded, failed]| {
             (succeeded.sum(second) * per_minute, failed.sum(second) * per_minute)
         })
+    }
+
+    pub(super) fn tally(&self) -> Tally {
+        Tally {
+            started: self.started.load(Ordering::Relaxed),
+            ended: self.ended.load(Ordering::Relaxed),
+            waited: Duration::from_micros(self.waited_micros.load(Ordering::Relaxed)),
+        }
     }
 
     pub(super) fn figures(&self, active: usize) -> Figures {

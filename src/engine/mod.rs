@@ -16,12 +16,16 @@ mod lease;
 mod machine;
 mod outflow;
 mod outlet;
+mod pace;
+mod pool;
 mod provider;
 mod pulse;
 mod register;
 mod request;
 mod resources;
 mod retry;
+mod scaling;
+mod slots;
 mod status;
 mod submit;
 mod unserved;
@@ -32,8 +36,8 @@ mod watch_many;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -49,16 +53,18 @@ use active::Active;
 use dispatcher::Alarm;
 use figures::Counters;
 use hub::Hub;
+use pool::Pool;
 use pulse::Pulse;
 use register::Register;
 use resources::Resources;
 
 pub use machine::{Machine, ThisMachine};
+pub use pool::PoolSettings;
 pub use request::{
-    BulkCancelled, BulkRetried, ConfiguredProvider, Cursor, Draft, Figures, Filter, LimitsDraft,
-    ProviderError, ProviderView, RetryError, ServedProvider, Status, Submission, SubmitError, View,
-    Vitals, WatchEnd, WatchError, WatchEvent, WatchItem, WorkerConfiguration, WorkerReport,
-    WorkerView,
+    Bottleneck, BulkCancelled, BulkRetried, ConfiguredProvider, Cursor, Draft, Figures, Filter,
+    LimitsDraft, PoolReport, ProviderError, ProviderView, RetryError, Scaling, ServedProvider,
+    Status, Submission, SubmitError, View, Vitals, WatchEnd, WatchError, WatchEvent, WatchItem,
+    WorkerConfiguration, WorkerReport, WorkerView,
 };
 
 /// The messages of one watch; ends by itself after the terminal change.
@@ -73,10 +79,10 @@ pub struct EngineSettings {
     pub poll_interval: Duration,
     /// How long a shutdown takes at most; only told, the caller of [`Engine::drain`] keeps it.
     pub drain_timeout: Duration,
-    /// The most attempts to run at the same time, over all providers.
-    pub slots: u32,
     /// How far ahead in the queue one point of priority puts an execution.
     pub priority_head_start: Duration,
+    /// How many attempts run at the same time, over all providers.
+    pub pool: PoolSettings,
     /// What can do work here, and how much of it at a time.
     pub providers: Vec<ConfiguredProvider>,
     /// Tells how busy this machine is, for providers whose work is to start only while it is not.
@@ -121,6 +127,7 @@ struct Inner {
     active: Active,
     alarm: Alarm,
     counters: Counters,
+    pool: Mutex<Pool>,
     pulse: Pulse,
     register: Register,
     resources: Resources,
@@ -177,6 +184,7 @@ impl Engine {
             active: Active::default(),
             alarm: Alarm::default(),
             counters: Counters::default(),
+            pool: Mutex::new(Pool::new(settings.pool)),
             pulse: Pulse::default(),
             register: Register::default(),
             resources: Resources::of(&settings.providers),
@@ -223,6 +231,10 @@ impl Engine {
     /// This worker.
     pub fn worker(&self) -> WorkerId {
         self.0.worker
+    }
+
+    fn pool(&self) -> MutexGuard<'_, Pool> {
+        self.0.pool.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Spawns a task that ends by itself.

@@ -9,7 +9,7 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::vitals::Gauge;
 use super::{Engine, Inner, ServedProvider, WorkerConfiguration, WorkerReport, WorkerView};
-use crate::domain::{ProviderName, Timestamp};
+use crate::domain::{MachineLoad, ProviderName, Timestamp};
 use crate::store::{Result, WorkerRow, WorkerStatus};
 
 /// The most executions that a heartbeat names; how many there are is told besides.
@@ -23,7 +23,9 @@ pub(super) struct Register {
     /// When this worker was first heard of.
     first: OnceLock<Timestamp>,
     gauge: Mutex<Gauge>,
-    /// How many replicas serve a provider, this one included, where there are others.
+    /// How busy the machine was at the last heartbeat.
+    machine: Mutex<MachineLoad>,
+    /// How many replicas with room serve a provider, this one included, where there are others.
     sharers: Mutex<BTreeMap<ProviderName, u32>>,
 }
 
@@ -31,6 +33,11 @@ impl Register {
     /// How many replicas share this provider's limit, this one included.
     pub(super) fn sharers(&self, provider: &ProviderName) -> u32 {
         lock(&self.sharers).get(provider).copied().unwrap_or(1)
+    }
+
+    /// How busy the machine was at the last heartbeat.
+    pub(super) fn machine(&self) -> MachineLoad {
+        *lock(&self.machine)
     }
 }
 
@@ -108,6 +115,7 @@ impl Engine {
         }
         *stopped = status == WorkerStatus::Stopped;
         lock(&register.gauge).measure();
+        *lock(&register.machine) = self.0.settings.machine.load();
         store.beat(self.worker_row(status, &self.report())).await?;
         if status == WorkerStatus::Serving {
             let workers = self.registered().await?;
@@ -122,11 +130,12 @@ impl Engine {
         Ok(())
     }
 
-    /// How many replicas serve each provider that others serve too.
+    /// How many replicas serve each provider that others serve too. Those that could take no more when
+    /// they were last heard of have their share.
     fn count_sharers(&self, workers: &[WorkerView]) -> BTreeMap<ProviderName, u32> {
         let claims = |worker: &&WorkerView| {
-            let WorkerView { row, lost, .. } = worker;
-            row.id != self.0.worker && row.status == WorkerStatus::Serving && !lost
+            let has_room = worker.report.spare() != Some(0);
+            worker.row.id != self.0.worker && worker.is_live() && has_room
         };
         let others: Vec<_> = workers.iter().filter(claims).collect();
         let sharers = |provider: &ProviderName| {
@@ -157,14 +166,16 @@ impl Engine {
     }
 
     fn report(&self) -> WorkerReport {
-        let Inner { settings, active, counters, register, .. } = &*self.0;
+        let Inner { active, counters, register, .. } = &*self.0;
+        let pool = self.pool_report();
         let mut active_executions = active.ids();
         active_executions.truncate(MAX_NAMED);
         WorkerReport {
             figures: counters.figures(active.len()),
             active_executions,
             active_by_provider: active.by_provider(),
-            slots: settings.slots,
+            slots: self.pool().slots(),
+            pool: Some(pool),
             pid: std::process::id(),
             configuration: Some(self.configuration()),
             vitals: lock(&register.gauge).latest(),

@@ -175,14 +175,14 @@ impl Engine {
     /// Tells what work of this provider waits for if it waits for this machine, and takes it back if
     /// not.
     async fn tell(&self, provider: &ProviderName, telling: &mut Telling) -> Result<()> {
-        let Inner { store, settings, active, resources, worker, .. } = &*self.0;
+        let Inner { store, resources, worker, .. } = &*self.0;
         let Some(lack) = resources.lack(provider) else {
             *telling = Telling::default();
             return self.take_back(provider).await;
         };
         let own = self.tells_of(provider);
         let now = Instant::now();
-        let has_slot = active.working().values().sum::<u32>() < settings.slots;
+        let has_slot = self.has_slot_for(provider);
         let answer = if has_slot {
             let shortage = Shortage { worker: *worker, lack };
             let tell = telling.is_due(now);

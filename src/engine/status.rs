@@ -7,6 +7,7 @@ impl Engine {
     /// What the whole service is doing.
     pub async fn status(&self) -> Result<Status> {
         let inner = &*self.0;
+        let scaling = self.scaling().await?;
         Ok(Status {
             worker: inner.worker,
             started_at: inner.started_at,
@@ -16,7 +17,8 @@ impl Engine {
             totals: inner.store.totals().await?,
             commits: inner.store.commit_stats(),
             figures: inner.counters.figures(inner.active.len()),
-            slots: inner.settings.slots,
+            slots: self.pool().slots(),
+            scaling,
         })
     }
 }

@@ -399,13 +399,15 @@ pub(super) fn head(row: &impl Columns) -> Result<Head> {
     Ok(Head { epoch: text(row, 0)?.to_owned(), revision: int(row, 1)?, compacted: int(row, 2)? })
 }
 
-/// Reads the columns of a provider, then `running, pending, oldest_ready, input_tokens,
-/// output_tokens`.
+/// Reads the columns of a provider, then `running, ready, oldest_ready, input_tokens, output_tokens,
+/// later`.
 pub(super) fn provider_row(row: &impl Columns) -> Result<ProviderRow> {
+    let (ready, later): (u64, u64) = (number(row, 16)?, number(row, 20)?);
     Ok(ProviderRow {
         record: provider(row)?,
         running: number(row, 15)?,
-        pending: number(row, 16)?,
+        pending: ready + later,
+        ready,
         oldest_ready: time(row, 17)?,
         usage: Usage { input_tokens: int(row, 18)?, output_tokens: int(row, 19)? },
     })

@@ -156,6 +156,7 @@ impl Backend for MemoryBackend {
             record: record.clone(),
             running: tables.running(&record.name) as u64,
             pending: tables.of(&record.name).filter(|r| r.state == State::Pending).count() as u64,
+            ready: tables.of(&record.name).filter(|r| r.is_ready()).count() as u64,
             oldest_ready: tables.of(&record.name).filter(|r| r.is_ready()).map(|r| r.due_at).min(),
             usage: tables.usage.get(&record.name).copied().unwrap_or_default(),
         };

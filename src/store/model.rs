@@ -188,6 +188,8 @@ pub struct ProviderRow {
     pub running: u64,
     /// Pending executions, ready or not.
     pub pending: u64,
+    /// Those of them that may start now.
+    pub ready: u64,
     /// When the execution that has been ready longest became due.
     pub oldest_ready: Option<Timestamp>,
     /// What all of its ended attempts consumed.
@@ -197,7 +199,14 @@ pub struct ProviderRow {
 impl ProviderRow {
     /// A provider that has nothing to do.
     pub fn idle(record: ProviderRecord) -> Self {
-        Self { record, running: 0, pending: 0, oldest_ready: None, usage: Usage::default() }
+        Self {
+            record,
+            running: 0,
+            pending: 0,
+            ready: 0,
+            oldest_ready: None,
+            usage: Usage::default(),
+        }
     }
 }
 

@@ -9,7 +9,8 @@ use flowgate::domain::{
     RetryRequest, RetryRules, Spec, State, SystemClock, WorkerId,
 };
 use flowgate::engine::{
-    ConfiguredProvider, Cursor, Draft, Engine, EngineSettings, ThisMachine, View, WatchEvent,
+    ConfiguredProvider, Cursor, Draft, Engine, EngineSettings, PoolSettings, ThisMachine, View,
+    WatchEvent,
 };
 use flowgate::providers::{AttemptFailure, Call, Provider, Simulated, Success, Violation};
 use flowgate::store::{Backend, NewExecution, Settlement, Store};
@@ -141,8 +142,8 @@ async fn start(backend: Arc<dyn Backend>) -> Engine {
         lease: Duration::from_secs(30),
         poll_interval: Duration::from_secs(2),
         drain_timeout: Duration::from_secs(30),
-        slots: 1_000,
         priority_head_start: Duration::from_secs(60),
+        pool: PoolSettings::fixed(1_000),
         providers: vec![
             provider("panics", 1, Arc::new(Panics)),
             provider("one", 1, Arc::new(Simulated::default())),

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use super::scalar::{to_duration, to_i32, to_i64, to_timestamp};
-use crate::engine::{Figures, ServedProvider, Status, Vitals, WorkerConfiguration, WorkerView};
+use crate::engine::{
+    Bottleneck, Figures, Scaling, ServedProvider, Status, Vitals, WorkerConfiguration, WorkerView,
+};
 use crate::pb;
 use crate::store::{CommitStats, WorkerStatus};
 
@@ -33,6 +35,27 @@ pub(crate) fn status(status: &Status) -> pb::GetStatusResponse {
         slots: to_i32(status.slots),
         active_count: to_i32(status.figures.active),
         load: load(status.figures.active, status.slots),
+        scaling: Some(scaling(&status.scaling)),
+    }
+}
+
+fn scaling(scaling: &Scaling) -> pb::Scaling {
+    let bottleneck = match scaling.bottleneck {
+        Bottleneck::None => pb::ScalingBottleneck::None,
+        Bottleneck::Slots => pb::ScalingBottleneck::Slots,
+        Bottleneck::ProviderLimit => pb::ScalingBottleneck::ProviderLimit,
+        Bottleneck::ProviderGate => pb::ScalingBottleneck::ProviderGate,
+        Bottleneck::Rate => pb::ScalingBottleneck::Rate,
+        Bottleneck::Machine => pb::ScalingBottleneck::Machine,
+    };
+    pb::Scaling {
+        bottleneck: bottleneck.into(),
+        pending_for_replicas: to_i64(scaling.pending_for_replicas),
+        message: scaling.message.clone(),
+        utilisation: scaling.utilisation,
+        live_replicas: to_i32(scaling.live_replicas),
+        desired_replicas: to_i32(scaling.desired_replicas),
+        spare_slots: to_i64(scaling.spare_slots),
     }
 }
 
@@ -41,6 +64,8 @@ pub(crate) fn worker(view: WorkerView) -> pb::Worker {
     let status = worker_status(&view);
     let WorkerView { row, report, .. } = view;
     let figures = &report.figures;
+    let pool = report.pool.unwrap_or_default();
+    let spare = report.spare().unwrap_or_default();
     let by_provider = report.active_by_provider.iter();
     pb::Worker {
         id: row.id.to_string(),
@@ -67,6 +92,10 @@ pub(crate) fn worker(view: WorkerView) -> pb::Worker {
         watchers: to_i64(figures.watchers),
         resources: report.vitals.as_ref().map(resources),
         process_id: i64::from(report.pid),
+        min_slots: to_i32(pool.min),
+        max_slots: to_i32(pool.max),
+        spare_slots: to_i32(spare),
+        held_by_machine: pool.hindered,
     }
 }
 
@@ -151,7 +180,7 @@ fn mean_time(milliseconds: f64) -> Option<prost_types::Duration> {
 mod tests {
     use super::*;
     use crate::domain::{Timestamp, WorkerId};
-    use crate::engine::WorkerReport;
+    use crate::engine::{PoolReport, WorkerReport};
     use crate::store::WorkerRow;
     use serde_json::json;
 
@@ -182,6 +211,7 @@ mod tests {
             },
             active_by_provider: [("sim".parse().expect("a name"), 3)].into(),
             slots: 4,
+            pool: Some(PoolReport { min: 2, max: 9, spare: 5, hindered: true }),
             pid: 99,
             configuration: Some(WorkerConfiguration {
                 lease: Duration::from_secs(30),
@@ -196,6 +226,8 @@ mod tests {
         assert_eq!(shown.status(), pb::WorkerStatus::Draining);
         assert_eq!((shown.started_count, shown.failed_count, shown.retried_count), (7, 3, 2));
         assert_eq!((shown.slots, shown.active_count, shown.load), (4, 3, 0.75));
+        assert_eq!((shown.min_slots, shown.max_slots, shown.spare_slots), (2, 9, 5));
+        assert!(shown.held_by_machine);
         assert_eq!(shown.active_by_provider, [("sim".to_owned(), 3)].into());
         assert_eq!((shown.stale_writes_rejected, shown.process_id), (4, 99));
         assert_eq!(shown.mean_execution_time.map(|mean| mean.nanos), Some(500_000_000));
@@ -220,6 +252,7 @@ mod tests {
         assert_eq!((shown.started_count, shown.failed_count, shown.slots), (7, 1, 0));
         assert_eq!(shown.active_executions, [id]);
         assert_eq!((shown.load, shown.configuration, shown.resources), (0.0, None, None));
+        assert_eq!((shown.min_slots, shown.max_slots, shown.spare_slots), (0, 0, 0));
         let shown = worker(view(json!(null), WorkerStatus::Stopped, false));
         assert_eq!((shown.started_count, shown.status()), (0, pb::WorkerStatus::Stopped));
     }

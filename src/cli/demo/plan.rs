@@ -24,6 +24,9 @@ pub(super) const SIMULATED: [(&str, usize); 8] = [
 ];
 pub(super) const PROCESS: (&str, usize) = ("process", 4);
 
+/// More than all limits together, raised ones included: what waits here is to wait for its limit.
+const SLOTS: usize = 100;
+
 /// One execution, or several alike.
 #[derive(Debug, Clone)]
 pub(super) struct Part {
@@ -182,7 +185,7 @@ pub(super) fn write_config(dir: &Path) -> anyhow::Result<()> {
     let modules_dir = modules::dir(dir);
     let (process, limit) = PROCESS;
     let mut config = format!(
-        "[providers.{process}]\nmax_concurrent = {limit}\nmodules_dir = '{}'\n",
+        "slots = {SLOTS}\n[providers.{process}]\nmax_concurrent = {limit}\nmodules_dir = '{}'\n",
         modules_dir.display()
     );
     for (name, limit) in SIMULATED {

@@ -22,6 +22,7 @@ pub(in crate::cli) fn status(status: &pb::GetStatusResponse) -> Value {
         slots,
         active_count,
         load,
+        scaling,
     } = status;
     Object::default()
         .text("version", version)
@@ -38,6 +39,28 @@ pub(in crate::cli) fn status(status: &pb::GetStatusResponse) -> Value {
         .int32("slots", *slots)
         .int32("activeCount", *active_count)
         .double("load", *load)
+        .set("scaling", scaling.as_ref().map(scaling_json))
+        .done()
+}
+
+fn scaling_json(scaling: &pb::Scaling) -> Value {
+    let pb::Scaling {
+        bottleneck,
+        pending_for_replicas,
+        message,
+        utilisation,
+        live_replicas,
+        desired_replicas,
+        spare_slots,
+    } = scaling;
+    Object::default()
+        .name::<pb::ScalingBottleneck>("bottleneck", *bottleneck)
+        .int64("pendingForReplicas", *pending_for_replicas)
+        .text("message", message)
+        .double("utilisation", *utilisation)
+        .int32("liveReplicas", *live_replicas)
+        .int32("desiredReplicas", *desired_replicas)
+        .int64("spareSlots", *spare_slots)
         .done()
 }
 

@@ -36,6 +36,10 @@ fn worker(worker: &pb::Worker) -> Value {
         watchers,
         resources,
         process_id,
+        min_slots,
+        max_slots,
+        spare_slots,
+        held_by_machine,
     } = worker;
     let by_provider: Map<_, _> =
         active_by_provider.iter().map(|(name, count)| (name.clone(), (*count).into())).collect();
@@ -64,6 +68,10 @@ fn worker(worker: &pb::Worker) -> Value {
         .int64("watchers", *watchers)
         .set("resources", resources.as_ref().map(resources_json))
         .int64("processId", *process_id)
+        .int32("minSlots", *min_slots)
+        .int32("maxSlots", *max_slots)
+        .int32("spareSlots", *spare_slots)
+        .boolean("heldByMachine", *held_by_machine)
         .done()
 }
 

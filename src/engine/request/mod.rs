@@ -2,6 +2,7 @@
 
 mod filter;
 mod provider;
+mod scaling;
 mod status;
 mod submission;
 mod watch;
@@ -9,7 +10,10 @@ mod worker;
 
 pub use filter::{BulkCancelled, Filter};
 pub use provider::{ConfiguredProvider, LimitsDraft, ProviderError, ProviderView};
+pub use scaling::{Bottleneck, Scaling};
 pub use status::{Figures, Status};
 pub use submission::{BulkRetried, Draft, RetryError, Submission, SubmitError, View};
 pub use watch::{Cursor, WatchEnd, WatchError, WatchEvent, WatchItem};
-pub use worker::{ServedProvider, Vitals, WorkerConfiguration, WorkerReport, WorkerView};
+pub use worker::{
+    PoolReport, ServedProvider, Vitals, WorkerConfiguration, WorkerReport, WorkerView,
+};

@@ -1,5 +1,6 @@
 //! What the service tells of itself.
 
+use super::Scaling;
 use crate::domain::{Timestamp, WorkerId};
 use crate::store::{CommitStats, Head, Totals};
 
@@ -22,8 +23,10 @@ pub struct Status {
     pub commits: CommitStats,
     /// This worker's own figures since it booted.
     pub figures: Figures,
-    /// How many attempts this worker has room for.
+    /// How many attempts this worker has room for now.
     pub slots: u32,
+    /// Whether more replicas would help.
+    pub scaling: Scaling,
 }
 
 /// What one worker counted since it booted.

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Figures;
 use crate::domain::{ExecutionId, ProviderName};
-use crate::store::WorkerRow;
+use crate::store::{WorkerRow, WorkerStatus};
 
 /// A worker as it last described itself, and whether it is still heard of.
 #[derive(Debug, Clone, PartialEq)]
@@ -23,6 +23,13 @@ pub struct WorkerView {
     pub lost: bool,
 }
 
+impl WorkerView {
+    /// Whether the worker lives and claims work.
+    pub fn is_live(&self) -> bool {
+        self.row.status == WorkerStatus::Serving && !self.lost
+    }
+}
+
 /// What a worker tells of itself.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -33,8 +40,10 @@ pub struct WorkerReport {
     pub active_executions: Vec<ExecutionId>,
     /// How many attempts it runs of each provider that it runs any of.
     pub active_by_provider: BTreeMap<ProviderName, u32>,
-    /// How many attempts it has room for; 0 if it never said so.
+    /// How many attempts it has room for now; 0 if it never said so.
     pub slots: u32,
+    /// What more there is to know of its pool of slots.
+    pub pool: Option<PoolReport>,
     /// Its process; 0 if it never said so.
     pub pid: u32,
     /// How it is set up.
@@ -54,6 +63,28 @@ impl WorkerReport {
         let served = self.configuration.iter().flat_map(|known| &known.providers);
         served.into_iter().any(|served| served.name == *provider)
     }
+
+    /// How many more attempts it could take; `None` if it never said how many it has room for.
+    pub fn spare(&self) -> Option<u32> {
+        let active = u32::try_from(self.figures.active).unwrap_or(u32::MAX);
+        let free = (self.slots > 0).then(|| self.slots.saturating_sub(active));
+        self.pool.map(|pool| pool.spare).or(free)
+    }
+}
+
+/// A worker's pool of slots.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PoolReport {
+    /// The fewest slots.
+    pub min: u32,
+    /// The most slots.
+    pub max: u32,
+    /// How many more attempts of whichever provider it could run: slots that are free or that it
+    /// would grow by, and that are not kept for providers of which it runs nothing.
+    pub spare: u32,
+    /// Whether the pool could grow but for its machine, which has too little left.
+    pub hindered: bool,
 }
 
 /// How a worker is set up: nothing that is secret, and no address that may hold a credential.

@@ -28,10 +28,12 @@ pub struct Claim {
     pub worker: WorkerId,
     /// Of which providers. Where all have the same right to a slot, the earlier comes first.
     pub wanted: Vec<Wanted>,
-    /// The most it takes in all: how many more attempts the worker has slots for.
+    /// The most it takes in all, `beyond` apart: how many more attempts the worker has slots for.
     pub slots: u32,
     /// Of the slots, how many are only for providers of which the worker runs nothing yet.
     pub kept: u32,
+    /// Of how many providers of which the worker runs nothing yet it takes one where no slot is left.
+    pub beyond: u32,
     /// How long the leases last.
     pub lease: Duration,
 }
@@ -170,7 +172,7 @@ impl Operation for Claim {
                 Some((wanted.provider, offer))
             })
             .collect();
-        let kept = hand_out(offers.values_mut(), self.slots, self.kept);
+        let kept = hand_out(offers.values_mut(), self.slots, self.kept, self.beyond);
         let mut taken = self.take(batch, &mut offers, &mut queues).await?;
         let free = self.slots.saturating_sub(u32::try_from(taken.len()).unwrap_or(u32::MAX));
         for record in stopped_behind(batch, shut, &queues, free).await? {
@@ -224,7 +226,7 @@ impl Claim {
         let look_at = look_at.filter(|(_, most)| *most > 0);
         let picks: Vec<_> = look_at
             .flat_map(|(name, most)| {
-                queues.get_mut(name).map(|queue| queue.picks(name, most)).unwrap_or_default()
+                queues.get_mut(name).map(|it| it.picks(name, most, now)).unwrap_or_default()
             })
             .collect();
         let mut ready = batch.ready(&picks).await?;

@@ -8,8 +8,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::domain::{
-    Admission, ExecutionId, Flow, Hold, Limits, ProviderName, ProviderRecord, Record, Reserved,
-    Spent, Timestamp,
+    Admission, COMMON_LANE, ExecutionId, Flow, Hold, Limits, ProviderName, ProviderRecord, Record,
+    Reserved, Spent, Timestamp,
 };
 use crate::store::Pick;
 
@@ -70,7 +70,19 @@ impl Queue {
     }
 
     /// What to look at to find the first `most` of the queue.
-    pub(super) fn picks(&mut self, provider: &ProviderName, most: u32) -> Vec<Pick> {
+    pub(super) fn picks(
+        &mut self,
+        provider: &ProviderName,
+        most: u32,
+        now: Timestamp,
+    ) -> Vec<Pick> {
+        if let Err(Spent::Provider(until)) = self.flow.admits(&self.limits, COMMON_LANE, None, now)
+        {
+            // Nothing may begin, however little it takes: there is no need to look at any.
+            self.spent = Some(until);
+            self.looked_at.extend(self.lanes.keys().cloned());
+            return Vec::new();
+        }
         let open = self.lanes.iter().filter(|(_, admission)| **admission != Admission::Nothing);
         let picks = open.map(|(lane, admission)| {
             // One more shows whether the limit is what keeps work waiting.

@@ -112,12 +112,13 @@ impl Offer {
 }
 
 /// Hands `slots` out to offers, one by one to whichever this worker runs least of; among equals the
-/// earlier is first. The last `kept` go only to those it runs nothing of. Returns how many of
-/// these are still kept.
+/// earlier is first. The last `kept` go only to those it runs nothing of, and when all are gone
+/// `beyond` of those get one all the same. Returns how many are still kept.
 pub(super) fn hand_out<'a>(
     offers: impl Iterator<Item = &'a mut Offer>,
     mut slots: u32,
     mut kept: u32,
+    mut beyond: u32,
 ) -> u32 {
     let mut offers: Vec<_> = offers.collect();
     offers.sort_by_key(|offer| offer.place);
@@ -129,10 +130,13 @@ pub(super) fn hand_out<'a>(
         .collect();
     while let Some(Reverse((running, index))) = next.pop() {
         let is_first = running == 0;
-        if slots == 0 || (slots <= kept && !is_first) {
+        if slots > 0 && (slots > kept || is_first) {
+            slots -= 1;
+        } else if is_first && beyond > 0 {
+            beyond -= 1;
+        } else {
             break;
         }
-        slots -= 1;
         if is_first {
             kept = kept.saturating_sub(1);
         }
@@ -157,7 +161,7 @@ mod tests {
     }
 
     fn handed<const N: usize>(mut offers: [Offer; N], slots: u32, kept: u32) -> [u32; N] {
-        hand_out(offers.iter_mut(), slots, kept);
+        hand_out(offers.iter_mut(), slots, kept, 0);
         offers.map(|offer| offer.take)
     }
 
@@ -183,6 +187,19 @@ mod tests {
         assert_eq!(handed([offer(3, 9)], 5, 2), [3]);
         assert_eq!(handed([offer(3, 9), offer(0, 9)], 2, 2), [0, 1]);
         assert_eq!(handed([offer(3, 9), offer(0, 9)], 5, 1), [1, 4]);
+    }
+
+    #[test]
+    fn without_a_slot_only_those_of_whom_nothing_runs_get_one_and_no_more_than_may() {
+        let mut offers = [offer(3, 9), offer(0, 9), offer(0, 9), offer(0, 9)];
+        hand_out(offers.iter_mut(), 1, 0, 1);
+        assert_eq!(offers.map(|offer| offer.take), [0, 1, 1, 0]);
+        let mut offers = [offer(0, 9), offer(0, 1)];
+        hand_out(offers.iter_mut(), 3, 0, 2);
+        assert_eq!(offers.map(|offer| offer.take), [2, 1], "not while there are slots");
+        let mut offers = [offer(0, 9), offer(4, 9)];
+        hand_out(offers.iter_mut(), 0, 0, 2);
+        assert_eq!(offers.map(|offer| offer.take), [1, 0]);
     }
 
     #[test]

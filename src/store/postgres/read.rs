@@ -135,11 +135,11 @@ const PROVIDERS: &str = concat!(
     provider_columns!(),
     ",
         (SELECT count(*) FROM records WHERE state = 1 AND provider = name),
-        (SELECT count(*) FROM records WHERE ready AND provider = name)
-            + coalesce(later.waiting, 0),
+        (SELECT count(*) FROM records WHERE ready AND provider = name),
         (SELECT min(due_at) FROM records WHERE ready AND provider = name),
         coalesce(usage.input_tokens, 0),
-        coalesce(usage.output_tokens, 0)
+        coalesce(usage.output_tokens, 0),
+        coalesce(later.waiting, 0)
     FROM providers
     LEFT JOIN usage ON usage.provider = name
     LEFT JOIN (

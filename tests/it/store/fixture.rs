@@ -300,7 +300,7 @@ pub(crate) fn name(text: &str) -> ProviderName {
 
 /// A claim that slots do not bind.
 pub(crate) fn claim(worker: WorkerId, wanted: Vec<Wanted>) -> Claim {
-    Claim { worker, wanted, slots: u32::MAX, kept: 0, lease: LEASE }
+    Claim { worker, wanted, slots: u32::MAX, kept: 0, beyond: 0, lease: LEASE }
 }
 
 /// So many of a provider, whatever others may want.

@@ -6,6 +6,9 @@ use std::path::Path;
 
 use super::Db;
 
+/// Slots enough for whatever a test runs at a time, so that only limits make work wait.
+const SLOTS: u32 = 1_000;
+
 /// The configuration of a [`TestServer`](super::TestServer), built in one expression:
 ///
 /// ```ignore
@@ -18,6 +21,8 @@ pub(crate) struct Config {
     pub(super) db: Db,
     toml: String,
     modules: Option<Vec<(String, String)>>,
+    /// The bounds of the pool; of fixed size if there are none.
+    pool: Option<(u32, u32)>,
     pub(super) env: Vec<(String, String)>,
     /// The port of a pooler, if the way to PostgreSQL leads through one.
     pub(super) pooler: Option<u16>,
@@ -31,7 +36,7 @@ impl Config {
 
     /// Nothing but the defaults, on a new store of this database.
     pub(crate) fn on(db: Db) -> Self {
-        Self { db, toml: String::new(), modules: None, env: Vec::new(), pooler: None }
+        Self { db, toml: String::new(), modules: None, pool: None, env: Vec::new(), pooler: None }
     }
 
     /// A simulated provider and its declared limit. Its failures, which are on purpose, do not close its
@@ -48,6 +53,12 @@ impl Config {
     /// An executable file in the modules folder; `script` begins with its `#!` line.
     pub(crate) fn module(mut self, path: &str, script: &str) -> Self {
         self.modules.get_or_insert_default().push((path.to_owned(), script.to_owned()));
+        self
+    }
+
+    /// Slots that grow and shrink between these bounds, instead of enough for everything.
+    pub(crate) fn pool(mut self, min: u32, max: u32) -> Self {
+        self.pool = Some((min, max));
         self
     }
 
@@ -84,7 +95,11 @@ impl Config {
 
     /// Writes what the server reads into its folder.
     pub(super) fn write(&self, dir: &Path) {
-        let mut toml = self.toml.clone();
+        let mut toml = match self.pool {
+            None => format!("slots = {SLOTS}\n"),
+            Some((min, max)) => format!("[pool]\nmin = {min}\nmax = {max}\n"),
+        };
+        toml.push_str(&self.toml);
         if let Some(modules) = &self.modules {
             let modules_dir = dir.join("modules");
             std::fs::create_dir_all(&modules_dir).unwrap();

@@ -2,6 +2,7 @@
 //! and what is known of them.
 
 mod held;
+mod pool;
 mod registry;
 mod sharing;
 mod slots;
@@ -10,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use flowgate::domain::{Breaker, Limits, RetryRules, SystemClock, Timestamp};
-use flowgate::engine::{ConfiguredProvider, Engine, EngineSettings, ThisMachine};
+use flowgate::engine::{ConfiguredProvider, Engine, EngineSettings, PoolSettings, ThisMachine};
 use flowgate::providers::Provider;
 use flowgate::store::{MemoryBackend, Store};
 use flowgate::tasks::Tasks;
@@ -34,8 +35,8 @@ fn settings(providers: Vec<ConfiguredProvider>) -> EngineSettings {
         lease: LEASE,
         poll_interval: NEVER,
         drain_timeout: Duration::from_secs(30),
-        slots: 1_000,
         priority_head_start: Duration::from_secs(60),
+        pool: PoolSettings::fixed(1_000),
         providers,
         machine: Arc::new(ThisMachine::default()),
         host: "here".to_owned(),

@@ -195,11 +195,11 @@ async fn find(engine: &Engine, worker: WorkerId) -> WorkerView {
     workers.into_iter().find(|view| view.row.id == worker).unwrap()
 }
 
-async fn workers(server: &TestServer) -> Vec<Worker> {
+pub(super) async fn workers(server: &TestServer) -> Vec<Worker> {
     server.system().list_workers(ListWorkersRequest {}).await.unwrap().into_inner().workers
 }
 
-async fn cli(server: &TestServer, args: &[&str]) -> String {
+pub(super) async fn cli(server: &TestServer, args: &[&str]) -> String {
     let mut command = Command::new(env!("CARGO_BIN_EXE_flowgate"));
     command.args(args).args(["--server", &format!("http://{}", server.grpc_addr())]);
     let output = command.output().await.expect("cargo built the binary");

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use flowgate::domain::{Change, WorkerId};
-use flowgate::engine::{Engine, ServedProvider, WorkerConfiguration, WorkerReport};
+use flowgate::engine::{Engine, PoolReport, ServedProvider, WorkerConfiguration, WorkerReport};
 use flowgate::store::{Commit, Notice, Store, WorkerRow, WorkerStatus};
 use futures_util::future::join_all;
 use tokio::sync::broadcast::Receiver;
@@ -55,6 +55,20 @@ async fn what_a_replica_cannot_take_the_others_do() {
     submit_many(engine, "p", 6).await;
     held.runs(4).await;
     assert_eq!(claims(&mut commits), [2, 2], "its share, and after a moment the rest");
+}
+
+#[tokio::test]
+async fn a_replica_whose_pool_is_full_and_cannot_grow_has_no_share_left() {
+    let store = store();
+    let replicas = replicas(&store, 1, 4).await;
+    let (engine, held) = &replicas[0];
+    let full = PoolReport { min: 2, max: 20, spare: 0, hindered: false };
+    dead_replica_with(&store, WorkerStatus::Serving, Some(full)).await;
+    takes_note(&store, engine).await;
+    let mut commits = store.commits();
+    submit_many(engine, "p", 6).await;
+    held.runs(4).await;
+    assert_eq!(claims(&mut commits), [4], "all at once");
 }
 
 #[tokio::test]
@@ -112,6 +126,15 @@ async fn shares_are_kept_while_executions_come_and_go() {
 
 /// A worker that is heard of and claims nothing.
 async fn dead_replica(store: &Store, status: WorkerStatus) -> WorkerId {
+    dead_replica_with(store, status, None).await
+}
+
+/// The same, with this to tell of its slots.
+async fn dead_replica_with(
+    store: &Store,
+    status: WorkerStatus,
+    pool: Option<PoolReport>,
+) -> WorkerId {
     let served =
         ServedProvider { name: "p".parse().unwrap(), kind: "test".to_owned(), max_concurrent: 4 };
     let report = WorkerReport {
@@ -120,6 +143,7 @@ async fn dead_replica(store: &Store, status: WorkerStatus) -> WorkerId {
             lease: NEVER,
             ..WorkerConfiguration::default()
         }),
+        pool,
         ..WorkerReport::default()
     };
     let row = WorkerRow {
