@@ -5,7 +5,7 @@
 
 use tonic::Status;
 
-use super::convert::{Violations, join};
+use super::convert::{Violations, join, too_many_models};
 use super::problem::{Problem, shortened};
 use crate::domain::{ExecutionId, ProviderName};
 use crate::engine::{Cursor, ProviderError, RetryError, SubmitError, WatchEnd, WatchError};
@@ -40,6 +40,11 @@ pub(crate) enum Refusal {
         name: ProviderName,
         /// What it could have named.
         known: Vec<ProviderName>,
+    },
+    /// Limits were to be set of more models than a provider may have.
+    TooManyModels {
+        /// Which of the request's limits, from 0.
+        index: usize,
     },
     /// A watch did not start, at the cursor it was asked to.
     Watch(WatchError, Option<Cursor>),
@@ -98,6 +103,10 @@ impl Problem {
             Refusal::Provider(error) => Self::provider(error),
             Refusal::UnknownLimit { index, name, known } => {
                 Self::unknown_provider(&format!("limits[{index}].provider"), &name, &known)
+            }
+            Refusal::TooManyModels { index } => {
+                let field = format!("limits[{index}].models");
+                Self::invalid(one_violation(&field, too_many_models()))
             }
             Refusal::Watch(error, cursor) => Self::watch(error, cursor.as_ref()),
             Refusal::WatchEnded(end, epoch) => Self::watch_ended(end, &epoch),
@@ -187,6 +196,9 @@ impl Problem {
                 Self::new(ErrorReason::LimitsChanged, message)
                     .with("limits_revision", &current)
                     .with("expected_revision", &expected)
+            }
+            ProviderError::TooManyModels(_) => {
+                Self::invalid(one_violation("limits", too_many_models()))
             }
             ProviderError::Store(error) => Self::store(&error),
         }

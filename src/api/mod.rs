@@ -6,6 +6,7 @@
 mod convert;
 mod error;
 mod execution_service;
+mod history;
 mod layer;
 mod page;
 mod problem;

@@ -21,7 +21,7 @@ const MAX_PAGE_BYTES: usize = MAX_REQUEST_BYTES - 64 * 1024;
 /// How many are read at once with their inputs and outputs, which may be 32 MiB for each.
 const PAYLOADS_AT_ONCE: usize = 8;
 
-const TOKEN_VERSION: &str = "01";
+pub(super) const TOKEN_VERSION: &str = "01";
 const FILTER_HASH_BYTES: usize = 8;
 const INVALID_TOKEN: &str = "must be a next_page_token given out for this filter";
 
@@ -114,7 +114,8 @@ impl Page {
     }
 }
 
-fn page_size(given: i32) -> Result<usize, &'static str> {
+/// How many a page is to hold.
+pub(super) fn page_size(given: i32) -> Result<usize, &'static str> {
     match usize::try_from(given) {
         Ok(0) => Ok(DEFAULT_SIZE),
         Ok(size) => Ok(size.min(MAX_SIZE)),

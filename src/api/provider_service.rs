@@ -6,8 +6,10 @@ use tonic::{Request, Response, Status};
 
 use super::convert::{self, provider};
 use super::error::Refusal;
+use super::history::History;
 use super::provider_watch;
-use crate::engine::{Engine, ProviderError};
+use crate::domain::Effect;
+use crate::engine::{Engine, ProviderError, ProviderView};
 use crate::pb;
 use crate::pb::provider_service_server::ProviderService;
 
@@ -42,17 +44,32 @@ impl ProviderService for Providers {
         &self,
         request: Request<pb::SetLimitsRequest>,
     ) -> Answer<pb::SetLimitsResponse> {
-        let draft = convert::set_limits(request.into_inner())?;
+        let draft = convert::set_limits(request.into_inner(), self.engine.now())?;
         let named: Vec<_> = draft.changes.iter().map(|change| change.provider.clone()).collect();
-        let views = self.engine.set_limits(draft).await.map_err(|error| match error {
+        let place = |name| named.iter().position(|named| *named == name).unwrap_or_default();
+        let validated = draft.validate_only;
+        let set = self.engine.set_limits(draft).await.map_err(|error| match error {
             ProviderError::Unknown { name, known } => {
-                let index = named.iter().position(|named| *named == name).unwrap_or_default();
-                Refusal::UnknownLimit { index, name, known }
+                Refusal::UnknownLimit { index: place(name.clone()), name, known }
             }
+            ProviderError::TooManyModels(name) => Refusal::TooManyModels { index: place(name) },
             error => Refusal::Provider(error),
         })?;
-        let providers = views.into_iter().map(provider).collect();
-        Ok(Response::new(pb::SetLimitsResponse { providers }))
+        let effect = |(view, effect): &(ProviderView, Effect)| {
+            convert::effect(view.row.record.name.to_string(), effect, validated)
+        };
+        let effects = set.iter().map(effect).collect();
+        let providers = set.into_iter().map(|(view, _)| provider(view)).collect();
+        Ok(Response::new(pb::SetLimitsResponse { providers, effects }))
+    }
+
+    async fn list_limit_changes(
+        &self,
+        request: Request<pb::ListLimitChangesRequest>,
+    ) -> Answer<pb::ListLimitChangesResponse> {
+        let page = History::new(request.get_ref())?;
+        let found = self.engine.limit_changes(&page.provider, page.before, page.limit()).await?;
+        Ok(Response::new(page.filled(found)))
     }
 
     async fn pause_provider(

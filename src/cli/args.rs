@@ -46,11 +46,14 @@ pub(super) fn parse_label(text: &str) -> Result<(String, String), String> {
     }
 }
 
-/// Reads `PROVIDER=N`.
-pub(super) fn parse_limit(text: &str) -> Result<(String, i32), String> {
+/// Reads `PROVIDER=N`, or a provider alone.
+pub(super) fn parse_limit(text: &str) -> Result<(String, Option<i32>), String> {
+    if !text.is_empty() && !text.contains('=') {
+        return Ok((text.to_owned(), None));
+    }
     let (provider, limit) = parse_label(text).map_err(|_| "must be PROVIDER=N".to_owned())?;
     let limit = limit.parse().map_err(|_| format!("{limit:?} is not a whole number"))?;
-    Ok((provider, limit))
+    Ok((provider, Some(limit)))
 }
 
 #[cfg(test)]
@@ -67,8 +70,10 @@ mod tests {
 
     #[test]
     fn a_limit_is_a_whole_number() {
-        assert_eq!(parse_limit("claude=5"), Ok(("claude".to_owned(), 5)));
-        assert!(parse_limit("claude=five").is_err());
-        assert!(parse_limit("claude").is_err());
+        assert_eq!(parse_limit("claude=5"), Ok(("claude".to_owned(), Some(5))));
+        assert_eq!(parse_limit("claude"), Ok(("claude".to_owned(), None)));
+        for wrong in ["claude=five", "claude=", "=5", ""] {
+            assert!(parse_limit(wrong).is_err(), "{wrong:?}");
+        }
     }
 }

@@ -5,14 +5,14 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use prost_types::Timestamp;
 
-use super::limits::max_concurrent;
+use super::limits::{max_concurrent, per_minute};
 use super::names::short;
 use super::output::table;
 use super::time::{self, show_duration, show_time};
 use super::{Context, json};
 use crate::pb::{
-    GateState, GetProviderRequest, ListProvidersRequest, PauseProviderRequest, Provider,
-    ResumeProviderRequest, Usage,
+    GateState, GetProviderRequest, Limits, ListProvidersRequest, PauseProviderRequest, Provider,
+    RateLimits, ResumeProviderRequest, Usage,
 };
 
 /// Which providers to show.
@@ -128,6 +128,23 @@ fn tokens(usage: &Usage) -> String {
     }
 }
 
+/// What may start within a minute, by the provider and by its models; nothing where no rate is set.
+fn rates(limits: &Limits) -> Option<String> {
+    let whole = RateLimits {
+        requests_per_minute: limits.requests_per_minute,
+        input_tokens_per_minute: limits.input_tokens_per_minute,
+        output_tokens_per_minute: limits.output_tokens_per_minute,
+    };
+    let models = limits.models.iter().map(|(model, rates)| (Some(model), rates));
+    let limited = std::iter::once((None, &whole)).chain(models);
+    let shown = limited.filter_map(|(model, rates)| {
+        let rates = Some(per_minute(rates)).filter(|rates| !rates.is_empty())?;
+        Some(model.map_or_else(|| rates.clone(), |model| format!("{model}: {rates}")))
+    });
+    let shown: Vec<_> = shown.collect();
+    (!shown.is_empty()).then(|| format!("per minute {}", shown.join(", ")))
+}
+
 fn remarks(provider: &Provider) -> String {
     let mut remarks = Vec::new();
     if !provider.gate_reason.is_empty() {
@@ -136,9 +153,17 @@ fn remarks(provider: &Provider) -> String {
     if let Some(until) = &provider.gate_until {
         remarks.push(format!("until {}", show_time(until)));
     }
+    remarks.extend(provider.holds.iter().map(|hold| match &hold.until {
+        Some(until) => format!("{} until {}", hold.message, show_time(until)),
+        None => hold.message.clone(),
+    }));
+    remarks.extend(provider.effective_limits.as_ref().and_then(rates));
     if provider.limits_overridden {
         let declared = max_concurrent(provider.declared_limits.as_ref());
-        remarks.push(format!("limit overridden, declared {declared}"));
+        let until = provider.limits_expire_time.as_ref();
+        let until = until.map(|until| format!(" until {}", show_time(until)));
+        let until = until.unwrap_or_default();
+        remarks.push(format!("limits overridden{until}, declared {declared}"));
     }
     if !provider.accepting {
         remarks.push(format!("refuses submissions: {}", provider.unavailable_reason));

@@ -42,9 +42,18 @@ fn check(path: &Path, dict: &Dict) -> Result<(), ConfigError> {
             .map_err(|error| invalid(path, &key, format!("is not a provider's name: {error}")))?;
         let provider = table(path, &key, provider)?;
         known(path, &format!("{key}."), provider, &keys::provider())?;
-        if let Some(retry) = provider.get(keys::RETRY) {
-            let key = format!("{key}.{}", keys::RETRY);
-            known(path, &format!("{key}."), table(path, &key, retry)?, keys::IN_RETRY)?;
+        let tables = [(keys::RETRY, keys::IN_RETRY), (keys::ADAPTIVE, keys::IN_ADAPTIVE)];
+        for (name, within) in tables {
+            if let Some(inner) = provider.get(name) {
+                let key = format!("{key}.{name}");
+                known(path, &format!("{key}."), table(path, &key, inner)?, within)?;
+            }
+        }
+        let Some(models) = provider.get(keys::MODELS) else { continue };
+        let key = format!("{key}.{}", keys::MODELS);
+        for (model, rates) in table(path, &key, models)? {
+            let key = format!("{key}.{model}");
+            known(path, &format!("{key}."), table(path, &key, rates)?, keys::IN_MODEL)?;
         }
     }
     Ok(())

@@ -21,8 +21,34 @@ pub(super) const TOP: &[&str] = &[
 pub(super) const POOL: &[&str] = &["min", "max"];
 
 /// Keys of a provider of any kind.
-const ANY_PROVIDER: &[&str] =
-    &["kind", "max_concurrent", "run_timeout", "gate_failures", "gate_window", "gate_pause", RETRY];
+const ANY_PROVIDER: &[&str] = &[
+    "kind",
+    "max_concurrent",
+    "requests_per_minute",
+    "input_tokens_per_minute",
+    "output_tokens_per_minute",
+    "max_pending",
+    ADAPTIVE,
+    MODELS,
+    "run_timeout",
+    "gate_failures",
+    "gate_window",
+    "gate_pause",
+    RETRY,
+];
+
+/// The table of a provider that says between which bounds its limit moves.
+pub(super) const ADAPTIVE: &str = "adaptive";
+
+/// Keys of that table.
+pub(super) const IN_ADAPTIVE: &[&str] = &["min", "max", "target_latency"];
+
+/// The table of a provider with a table for each model that has rates of its own.
+pub(super) const MODELS: &str = "models";
+
+/// Keys of those tables.
+pub(super) const IN_MODEL: &[&str] =
+    &["requests_per_minute", "input_tokens_per_minute", "output_tokens_per_minute"];
 
 /// The table of a provider that says how its failed attempts are tried again.
 pub(super) const RETRY: &str = "retry";

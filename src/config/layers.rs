@@ -96,7 +96,7 @@ pub(super) fn gather(
     Ok(Layers { reader: Reader::new(figment, variables), ignored_variables, rust_log })
 }
 
-/// Splits `NAME__KEY` or `NAME__RETRY__KEY`. The name is a known one whatever its case and dashes,
+/// Splits `NAME__KEY`, `NAME__RETRY__KEY` or `NAME__ADAPTIVE__KEY`. The name is a known one whatever its case and dashes,
 /// else taken as it is.
 fn provider_key(rest: &str, names: &BTreeSet<ProviderName>) -> Option<(ProviderName, String)> {
     // From the right: no key holds two underscores in a row, but a name may.
@@ -105,6 +105,9 @@ fn provider_key(rest: &str, names: &BTreeSet<ProviderName>) -> Option<(ProviderN
     let (name, key) = match name.rsplit_once("__") {
         Some((name, keys::RETRY)) if keys::IN_RETRY.contains(&key) => {
             (name, format!("{}.{key}", keys::RETRY))
+        }
+        Some((name, keys::ADAPTIVE)) if keys::IN_ADAPTIVE.contains(&key) => {
+            (name, format!("{}.{key}", keys::ADAPTIVE))
         }
         _ if keys::provider().contains(&key) => (name, key.to_owned()),
         _ => return None,
@@ -125,13 +128,25 @@ fn value(key: &str, text: &str) -> Value {
             let names = text.split(',').map(str::trim).filter(|name| !name.is_empty());
             names.map(Value::from).collect::<Vec<_>>().into()
         }
-        "gate_failures" | "max_concurrent" | "max_output_bytes" | "slots" | "cpu_max_percent"
-        | "memory_min_bytes" | POOL_MIN | POOL_MAX | "retry.max_attempts" | "retry.budget_min" => {
-            match text.trim().parse::<i64>() {
-                Ok(number) => number.into(),
-                Err(_) => text.into(),
-            }
-        }
+        "gate_failures"
+        | "max_concurrent"
+        | "max_output_bytes"
+        | "slots"
+        | "cpu_max_percent"
+        | "memory_min_bytes"
+        | "requests_per_minute"
+        | "input_tokens_per_minute"
+        | "output_tokens_per_minute"
+        | "max_pending"
+        | "adaptive.min"
+        | "adaptive.max"
+        | POOL_MIN
+        | POOL_MAX
+        | "retry.max_attempts"
+        | "retry.budget_min" => match text.trim().parse::<i64>() {
+            Ok(number) => number.into(),
+            Err(_) => text.into(),
+        },
         "retry.backoff_multiplier" | "retry.budget" => match text.trim().parse::<f64>() {
             Ok(number) => number.into(),
             Err(_) => text.into(),

@@ -8,6 +8,7 @@ mod file;
 mod flags;
 mod keys;
 mod layers;
+mod limits;
 mod providers;
 mod reader;
 mod remote;
@@ -189,6 +190,8 @@ fn pool(reader: &Reader) -> Result<PoolSettings, ConfigError> {
     })
 }
 
+#[cfg(test)]
+mod limits_tests;
 #[cfg(test)]
 mod remote_tests;
 #[cfg(test)]

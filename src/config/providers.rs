@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use super::reader::Reader;
 use super::remote::{self, Defaults};
-use super::{ConfigError, keys, retry, values};
-use crate::domain::{Breaker, Limits, ProviderName, ResourceGate};
+use super::{ConfigError, keys, limits, retry, values};
+use crate::domain::{Breaker, ProviderName, ResourceGate};
 use crate::engine::ConfiguredProvider;
 use crate::providers::{
     Claude, Http, LangGraph, Langflow, N8n, Ollama, OpenAi, Process, ProcessConfig, Provider,
@@ -144,9 +144,7 @@ fn provider(reader: &Reader, name: ProviderName) -> Result<ConfiguredProvider, C
         }
     }
 
-    let max_concurrent = reader
-        .get(&key("max_concurrent"), values::count)?
-        .unwrap_or(built_in.map_or(DEFAULT_MAX_CONCURRENT, |(.., limit)| *limit));
+    let max_concurrent = built_in.map_or(DEFAULT_MAX_CONCURRENT, |(.., limit)| *limit);
     let run_timeout = reader
         .get(&key("run_timeout"), |text| values::duration(text, Duration::from_millis(1)))?
         .unwrap_or(kind.run_timeout());
@@ -168,7 +166,7 @@ fn provider(reader: &Reader, name: ProviderName) -> Result<ConfiguredProvider, C
         provider: build(reader, &name, kind, own_kind == Some(kind))?,
         name,
         kind: kind.as_str().to_owned(),
-        limits: Limits::concurrent(max_concurrent),
+        limits: limits::read(reader, &table, max_concurrent)?,
         run_timeout,
         breaker,
         retry: retry::read(reader, &table)?,

@@ -181,6 +181,11 @@ impl Health {
         Some(Change::GateClosed { cause, until, reason: message })
     }
 
+    /// Whether this execution was let through to see and has not told yet.
+    pub fn is_probed_by(&self, execution: ExecutionId) -> bool {
+        self.closure.as_ref().is_some_and(|closure| closure.probes.contains(&execution))
+    }
+
     /// Notes that this execution was let through to see.
     pub fn probed_by(&mut self, execution: ExecutionId, now: Timestamp) {
         if let Some(closure) = &mut self.closure {
@@ -195,7 +200,7 @@ impl Health {
     /// Takes in what an attempt at `execution` found.
     pub fn hear(&mut self, execution: ExecutionId, signal: &Signal, now: Timestamp) -> Heard {
         let closure = self.closure.as_ref();
-        let is_probe = closure.is_some_and(|closure| closure.probes.contains(&execution));
+        let is_probe = self.is_probed_by(execution);
         let limited = closure.is_some_and(|closure| closure.cause == ClosedBy::RateLimit);
         match signal {
             Signal::Answered if is_probe => {

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     ClosedBy, ExecutionId, Failure, Handle, Hold, Limits, Overrides, ProviderName, Reserved,
-    Shortage, State, Timestamp, Token, Usage, Wait, WorkerId,
+    Shortage, State, Step, Timestamp, Token, Usage, Wait, WorkerId,
 };
 
 /// One entry of the log. Revisions are dense: each is one more than the one before.
@@ -106,6 +106,9 @@ pub enum Change {
         /// Who changed them; empty if that is not known, or nobody did.
         #[serde(default, skip_serializing_if = "String::is_empty")]
         actor: String,
+        /// Set if nobody did: the limit moved by itself.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        step: Option<Step>,
     },
     /// The provider admits nothing from this revision on.
     Paused {
@@ -157,6 +160,11 @@ impl Change {
     /// Whether this is a piece of output rather than a change of state.
     pub const fn is_output(&self) -> bool {
         matches!(self, Self::Output(_))
+    }
+
+    /// Whether it says what an operator, or a configuration, wants the limits to be.
+    pub const fn is_said_of_limits(&self) -> bool {
+        matches!(self, Self::LimitsChanged { step: None, .. })
     }
 
     /// Whether it is the provider that changed, and no execution.

@@ -152,6 +152,12 @@ impl Flow {
         }
     }
 
+    /// How many more attempts the provider's budget of requests lets begin now; `None` if it has none.
+    pub fn requests_left(&self, limits: &Limits, now: Timestamp) -> Option<u64> {
+        let most = limits.rates.requests_per_minute?;
+        Some(most.saturating_sub(self.window.spent(now).0))
+    }
+
     /// Counts an execution of this lane that begins.
     pub fn reserve(
         &mut self,
@@ -236,6 +242,9 @@ impl Flow {
     }
 
     fn tell(&mut self, holds: Vec<Hold>, now: Timestamp) -> bool {
+        if self.holds == holds {
+            return false;
+        }
         let alike = self.holds.len() == holds.len()
             && self.holds.iter().zip(&holds).all(|(before, now)| before.is_like(now));
         let old = self.told_at.is_none_or(|told| now.since(told) >= TELLING_PAUSE);

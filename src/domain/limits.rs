@@ -2,10 +2,32 @@
 //! of both is in force.
 
 use std::collections::BTreeMap;
+use std::fmt::{self, Display, Formatter};
 
 use serde::{Deserialize, Serialize};
 
 use super::AdaptiveBounds;
+
+/// The highest `max_concurrent`, of its own or as a bound.
+pub const MOST_CONCURRENT: u32 = 100_000;
+/// The highest rate.
+pub const MOST_PER_MINUTE: u64 = 1_000_000_000;
+/// The highest `max_pending`.
+pub const MOST_PENDING: u32 = 10_000_000;
+/// The most models of a provider that have limits of their own: each is a queue of its own to every claim.
+pub const MOST_MODELS: usize = 32;
+const MODEL_CHARS: usize = 128;
+
+/// Whether a model can have limits under this name; if not, why.
+pub fn check_model(name: &str) -> Result<(), &'static str> {
+    if name.is_empty() || name.chars().nth(MODEL_CHARS).is_some() {
+        return Err("must name its model in 1 to 128 characters");
+    }
+    if !name.chars().all(|char| char == ' ' || !(char.is_control() || char.is_whitespace())) {
+        return Err("must name its model in printable characters");
+    }
+    Ok(())
+}
 
 /// What a provider admits.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -109,6 +131,35 @@ impl Limits {
     /// Whether what begins is counted by the minute, for the provider or for some model of it.
     pub fn counts_rates(&self) -> bool {
         !self.rates.is_empty() || !self.models.is_empty()
+    }
+}
+
+impl Display for Limits {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.max_concurrent)?;
+        if let Some(AdaptiveBounds { min, max, .. }) = self.adaptive {
+            write!(f, " (moves between {min} and {max})")?;
+        }
+        write!(f, "{}", self.rates)?;
+        if let Some(max) = self.max_pending {
+            write!(f, ", {max} pending")?;
+        }
+        for (model, rates) in &self.models {
+            write!(f, "; {model:?} apart{rates}")?;
+        }
+        Ok(())
+    }
+}
+
+impl Display for Rates {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let named = [
+            (self.requests_per_minute, "requests"),
+            (self.input_tokens_per_minute, "input tokens"),
+            (self.output_tokens_per_minute, "output tokens"),
+        ];
+        let mut limited = named.into_iter().filter_map(|(rate, what)| Some((rate?, what)));
+        limited.try_for_each(|(rate, what)| write!(f, ", {rate} {what} a minute"))
     }
 }
 
@@ -238,6 +289,33 @@ mod tests {
         assert_eq!(overrides.over(&declared).max_pending, None);
         assert_eq!(overrides.over(&declared).max_concurrent, 5);
         assert_eq!(LimitUpdate::Reset.applied_to(&overrides).over(&declared), declared);
+    }
+
+    #[test]
+    fn limits_are_told_in_one_line() {
+        let rates = Rates { requests_per_minute: Some(60), ..Rates::default() };
+        let adaptive = AdaptiveBounds { min: 1, max: 9, target_latency: None };
+        let limits = Limits {
+            rates,
+            max_pending: Some(500),
+            adaptive: Some(adaptive),
+            models: [("gpt-5".to_owned(), rates)].into(),
+            ..Limits::concurrent(3)
+        };
+        let expected = "3 (moves between 1 and 9), 60 requests a minute, 500 pending; \
+                        \"gpt-5\" apart, 60 requests a minute";
+        assert_eq!(limits.to_string(), expected);
+        assert_eq!(Limits::concurrent(3).to_string(), "3");
+    }
+
+    #[test]
+    fn a_model_has_1_to_128_printable_characters() {
+        for good in ["gpt-5", "meta/llama 3:70b", &"ü".repeat(128)] {
+            assert_eq!(check_model(good), Ok(()));
+        }
+        for bad in ["", "a\nb", "a\0", &"x".repeat(129)] {
+            assert!(check_model(bad).is_err(), "{bad:?}");
+        }
     }
 
     #[test]

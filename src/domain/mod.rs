@@ -5,6 +5,7 @@
 
 mod adaptive;
 mod breaker;
+mod effect;
 mod event;
 mod execution;
 mod failure;
@@ -22,13 +23,17 @@ mod time;
 
 pub use adaptive::{Adaptive, AdaptiveBounds, Observation, Quota, Step, StepReason};
 pub use breaker::{Admission, Breaker, ClosedBy, Closure, Health, Heard, PROBE_PAUSE, Signal};
+pub use effect::Effect;
 pub use event::{AttemptEnd, Change, Chunk, ChunkContent, EndCause, Event, OutputStream};
 pub use execution::{Attempt, Execution, Input, OWN_REQUEST_ID, OnLost, Spec, State, Wait};
 pub use failure::{ErrorCode, Failure, FailureKind, Usage};
 pub use flow::{COMMON_LANE, Flow, HeldBy, Hold, Spent};
 pub use handle::{Handle, HandleTooLarge};
 pub use id::{ExecutionId, InvalidName, ProviderName, Token, WorkerId};
-pub use limits::{Bound, LimitUpdate, Limits, Overrides, RateOverrides, Rates};
+pub use limits::{
+    Bound, LimitUpdate, Limits, MOST_CONCURRENT, MOST_MODELS, MOST_PENDING, MOST_PER_MINUTE,
+    Overrides, RateOverrides, Rates, check_model,
+};
 pub use provider::{Expiry, GateState, Pause, ProviderRecord, Told};
 pub use rate::{Demand, Reserved, Window};
 pub use record::{Ending, Fenced, Lease, Record};

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Adaptive, Admission, COMMON_LANE, Change, ClosedBy, ExecutionId, Flow, Health, Heard, Hold,
-    Limits, Observation, Overrides, ProviderName, Shortage, Signal, Step, Timestamp,
+    LimitUpdate, Limits, Observation, Overrides, ProviderName, Shortage, Signal, Step, Timestamp,
 };
 
 /// A provider that admits nothing until it is resumed.
@@ -161,9 +161,47 @@ impl ProviderRecord {
         limits
     }
 
+    /// Overrides the limits, or drops that; until `expires_at` if there is such a time. What is set for
+    /// good stays when the time is over for which others were set.
+    pub fn set_limits(&mut self, update: &LimitUpdate, expires_at: Option<Timestamp>) {
+        if *update == LimitUpdate::Keep {
+            return;
+        }
+        let before = self.overriding.clone();
+        self.overriding = update.applied_to(&before);
+        let former = |expiry: &Expiry| expiry.former.clone();
+        self.expiry = match (expires_at, self.expiry.take()) {
+            (None, None) => None,
+            (Some(at), known) => Some(Expiry { at, former: known.as_ref().map_or(before, former) }),
+            (None, Some(Expiry { at, former })) => {
+                Some(Expiry { at, former: update.applied_to(&former) })
+            }
+        };
+        self.expiry.take_if(|expiry| expiry.former == self.overriding);
+        // A limit that moves by itself goes on from where an operator puts it.
+        let set = matches!(update, LimitUpdate::Set(set) if set.max_concurrent.is_some());
+        self.limits_were_changed(set);
+    }
+
+    /// Takes back what was set for a time if that is over; whether it was.
+    pub fn expire_limits(&mut self, now: Timestamp) -> bool {
+        let Some(over) = self.expiry.take_if(|expiry| expiry.at <= now) else { return false };
+        self.overriding = over.former;
+        self.limits_were_changed(false);
+        true
+    }
+
+    /// Takes in that limits were changed. A model with limits of its own keeps its lane when those are
+    /// taken away, because what waits there would be found by nobody. If `anew`, a limit that moves
+    /// by itself begins where it is set.
+    pub fn limits_were_changed(&mut self, anew: bool) {
+        self.flow.keep_lanes(&self.overriding.over(&self.declared));
+        self.adapt(anew);
+    }
+
     /// Takes what is declared or set by now as the word on whether `max_concurrent` moves by itself, and,
     /// if `anew`, on where it begins.
-    pub fn adapt(&mut self, anew: bool) {
+    fn adapt(&mut self, anew: bool) {
         let limits = self.overriding.over(&self.declared);
         self.adapted = match (limits.adaptive, self.adapted.take()) {
             (None, _) => None,
@@ -240,10 +278,24 @@ impl ProviderRecord {
         if lane != COMMON_LANE
             && let Some(heard) = self.flow.hear(lane, execution, signal, now)
         {
-            return match heard {
-                Heard::Changed(_) if self.flow.found(&[], &[], now) => self.told_of_holds(),
-                Heard::Changed(_) | Heard::Noted => Heard::Noted,
-                Heard::Nothing => Heard::Nothing,
+            let news = matches!(heard, Heard::Changed(_)) && self.flow.found(&[], &[], now);
+            // What was let through to see for the whole provider is waited for there, too.
+            let seen = match signal {
+                _ if !self.health.is_probed_by(execution) => Heard::Nothing,
+                // Only the model is to be left alone; another may see how the rest fares.
+                Signal::RateLimited { .. } => self.health.hear(execution, &Signal::Unseen, now),
+                Signal::Failed { .. } | Signal::Answered | Signal::Unseen => {
+                    self.health.hear(execution, signal, now)
+                }
+            };
+            return match (seen, heard) {
+                (Heard::Changed(change), _) => {
+                    self.shortage = None;
+                    Heard::Changed(change)
+                }
+                _ if news => self.told_of_holds(),
+                (Heard::Nothing, Heard::Nothing) => Heard::Nothing,
+                (Heard::Noted | Heard::Nothing, _) => Heard::Noted,
             };
         }
         let heard = self.health.hear(execution, signal, now);
@@ -273,6 +325,15 @@ impl ProviderRecord {
 
     /// The change that records the limits as they now stand.
     pub fn limits_change(&self, told: Told) -> Change {
+        self.limits_changed(told, None)
+    }
+
+    /// The change that records that the limit moved by itself.
+    pub fn limit_moved(&self, step: Step) -> Change {
+        self.limits_changed(Told::by_itself(step.to_string()), Some(step))
+    }
+
+    fn limits_changed(&self, told: Told, step: Option<Step>) -> Change {
         Change::LimitsChanged {
             declared: self.declared.clone(),
             overriding: Some(self.overriding.clone()).filter(|it| !it.is_empty()),
@@ -280,6 +341,79 @@ impl ProviderRecord {
             expires_at: self.expiry.as_ref().map(|expiry| expiry.at),
             reason: told.reason,
             actor: told.actor,
+            step,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{AdaptiveBounds, Bound, RateOverrides};
+
+    const SOON: Timestamp = Timestamp::from_micros(10);
+    const LATER: Timestamp = Timestamp::from_micros(20);
+
+    fn record() -> ProviderRecord {
+        ProviderRecord::new("p".parse().unwrap(), Limits::concurrent(3))
+    }
+
+    fn concurrent(max: u32) -> LimitUpdate {
+        LimitUpdate::Set(Overrides::concurrent(max))
+    }
+
+    fn requests(rate: u64) -> LimitUpdate {
+        let requests_per_minute = Some(Bound::At(rate));
+        let rates = RateOverrides { requests_per_minute, ..RateOverrides::default() };
+        LimitUpdate::Set(Overrides { rates, ..Overrides::default() })
+    }
+
+    #[test]
+    fn what_is_set_for_a_time_returns_to_what_held_for_good() {
+        let mut record = record();
+        record.set_limits(&concurrent(5), None);
+        record.set_limits(&concurrent(8), Some(LATER));
+        record.set_limits(&concurrent(9), Some(SOON));
+        assert_eq!((record.effective().max_concurrent, record.due_at()), (9, Some(SOON)));
+        assert!(!record.expire_limits(Timestamp::from_micros(9)));
+        assert!(record.expire_limits(SOON));
+        assert_eq!((record.effective().max_concurrent, record.due_at()), (5, None));
+    }
+
+    #[test]
+    fn what_is_set_for_good_outlives_what_is_set_for_a_time() {
+        let mut record = record();
+        record.set_limits(&concurrent(8), Some(SOON));
+        record.set_limits(&requests(60), None);
+        let limits = record.effective();
+        assert_eq!((limits.max_concurrent, limits.rates.requests_per_minute), (8, Some(60)));
+        assert!(record.expire_limits(SOON));
+        let limits = record.effective();
+        assert_eq!((limits.max_concurrent, limits.rates.requests_per_minute), (3, Some(60)));
+    }
+
+    #[test]
+    fn nothing_is_left_to_expire_once_all_of_it_is_set_for_good_or_reset() {
+        for update in [concurrent(4), LimitUpdate::Reset] {
+            let mut record = record();
+            record.set_limits(&concurrent(8), Some(SOON));
+            record.set_limits(&update, None);
+            assert_eq!(record.expiry, None, "{update:?}");
+        }
+    }
+
+    #[test]
+    fn a_limit_moves_only_while_it_has_bounds() {
+        let mut record = record();
+        let bounds = AdaptiveBounds { min: 1, max: 50, target_latency: None };
+        let adaptive = Some(Bound::At(bounds));
+        let moving = LimitUpdate::Set(Overrides { adaptive, ..Overrides::default() });
+        record.set_limits(&moving, Some(SOON));
+        record.adapted = Some(Adaptive::new(40));
+        assert_eq!(record.effective().max_concurrent, 40);
+        record.set_limits(&concurrent(10), None);
+        assert_eq!(record.effective().max_concurrent, 10, "it goes on from there");
+        assert!(record.expire_limits(SOON));
+        assert_eq!((record.effective().max_concurrent, record.adapted), (10, None));
     }
 }

@@ -144,6 +144,10 @@ impl Window {
     /// that is too long ago to matter.
     pub fn settle(&mut self, reserved: &Reserved, usage: Usage) -> bool {
         let index = reserved.at.as_micros().div_euclid(MICROS);
+        // Its second was forgotten: what is left counts others.
+        if self.seconds.back().is_none_or(|last| last.0 >= index + SECONDS) {
+            return false;
+        }
         let Some(second) = self.seconds.iter_mut().find(|second| second.0 >= index) else {
             return false;
         };
@@ -224,6 +228,18 @@ mod tests {
             let spent = window.spent(at + Duration::from_secs(after));
             prop_assert_eq!((spent.1, spent.2), (used.0.unsigned_abs(), used.1.unsigned_abs()));
         }
+    }
+
+    #[test]
+    fn what_ends_after_its_minute_is_over_leaves_the_counts_of_others_alone() {
+        let mut window = Window::default();
+        let (at, later) = (Timestamp::from_micros(0), Timestamp::from_micros(70 * MICROS));
+        window.reserve((400, 0), at);
+        window.reserve((300, 0), later);
+        let reserved = Reserved { at, model: None, input_tokens: 400, output_tokens: 0 };
+        let usage = Usage { input_tokens: 10, output_tokens: 0 };
+        assert!(!window.settle(&reserved, usage), "it no longer counts");
+        assert_eq!(window.spent(later), (1, 300, 0));
     }
 
     #[test]

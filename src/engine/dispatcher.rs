@@ -185,6 +185,12 @@ impl Engine {
         for provider in &advanced.resumed {
             tracing::info!(%provider, "The pause of provider {provider} is over");
         }
+        for (provider, limits) in &advanced.returned {
+            tracing::info!(
+                %provider,
+                "Limit of provider {provider} is {limits} again: it was set for a time that is over"
+            );
+        }
         if advanced.more {
             alarm.ring_at(self.now());
         }

@@ -148,7 +148,7 @@ impl Engine {
         let declared =
             settings.providers.iter().map(|p| (p.name.clone(), p.limits.clone())).collect();
         for (provider, limits) in store.declare(declared).await? {
-            tracing::info!(%provider, "Declared limit of provider {provider}: {}", limits.max_concurrent);
+            tracing::info!(%provider, "Declared limit of provider {provider}: {limits}");
         }
         for row in store.providers().await? {
             let provider = &row.record.name;

@@ -1,10 +1,8 @@
 //! Providers as operators see and steer them.
 
-use std::collections::HashMap;
-
 use super::{Engine, LimitsDraft, ProviderError, ProviderView};
-use crate::domain::{LimitUpdate, ProviderName, Timestamp};
-use crate::store::{ExpectedRevision, GateChange, ProviderRow, SetLimitsError};
+use crate::domain::{Effect, Event, LimitUpdate, ProviderName, Timestamp, Told};
+use crate::store::{ExpectedRevision, GateChange, LimitChange, ProviderRow, SetLimitsError};
 
 impl Engine {
     /// Configured providers by name; `names` empty means all.
@@ -22,45 +20,60 @@ impl Engine {
     }
 
     /// Keeps, overrides or resets limits, all or none; tells the named providers, in order, as they
-    /// then stand.
-    pub async fn set_limits(&self, draft: LimitsDraft) -> Result<Vec<ProviderView>, ProviderError> {
-        for change in &draft.changes {
-            self.must_know(&change.provider)?;
-        }
+    /// then stand, and what that does to the work that was found there.
+    pub async fn set_limits(
+        &self,
+        draft: LimitsDraft,
+    ) -> Result<Vec<(ProviderView, Effect)>, ProviderError> {
         let names: Vec<_> = draft.changes.iter().map(|change| change.provider.clone()).collect();
-        let updates: HashMap<_, _> =
-            draft.changes.iter().map(|it| (it.provider.clone(), it.update.clone())).collect();
+        // What is found afterwards may have started by the new limits already.
+        let found = self.providers(&names).await?;
         let LimitsDraft { changes, told, expected, validate_only } = draft;
-        let reason = told.reason.clone();
-        let rows = self
-            .0
-            .store
-            .set_limits(changes, told.clone(), expected, validate_only)
-            .await?
-            .map_err(|error| self.limits_error(error, expected))?;
-        let mut views = self.providers(&names).await?;
-        if validate_only {
-            // The counts as they are, the limits as they would be.
-            let mut would: HashMap<_, _> =
-                rows.into_iter().map(|row| (row.record.name.clone(), row.record)).collect();
-            for view in &mut views {
-                if let Some(record) = would.remove(&view.row.record.name) {
-                    view.row.record = record;
-                }
-            }
-        } else {
-            for view in &views {
-                let record = &view.row.record;
-                if updates.get(&record.name) == Some(&LimitUpdate::Keep) {
-                    continue;
-                }
-                let (provider, limit) = (&record.name, record.effective().max_concurrent);
-                tracing::info!(%provider, reason, "Limit of provider {provider} is now {limit}");
-            }
+        let set = self.0.store.set_limits(changes.clone(), told.clone(), expected, validate_only);
+        let rows = set.await?.map_err(|error| self.limits_error(error, expected))?;
+        if !validate_only {
+            self.tell_of_limits(&changes, &rows, &told);
         }
+        let mut views = if validate_only { found.clone() } else { self.providers(&names).await? };
         let place = |view: &ProviderView| names.iter().position(|it| *it == view.row.record.name);
         views.sort_by_key(place);
-        Ok(views)
+        let now = self.now();
+        let effects = views.into_iter().zip(rows).filter_map(|(mut view, row)| {
+            let before = found.iter().find(|it| it.row.record.name == row.record.name)?;
+            let effect = Effect::of(&row.record, before.row.running, before.row.ready, now);
+            if validate_only {
+                // The counts as they are, the limits as they would be.
+                view.row.record = row.record;
+            }
+            Some((view, effect))
+        });
+        Ok(effects.collect())
+    }
+
+    /// Notes who set which limits, and wakes the server when that is to be taken back.
+    fn tell_of_limits(&self, changes: &[LimitChange], rows: &[ProviderRow], told: &Told) {
+        for (change, row) in changes.iter().zip(rows) {
+            if change.update == LimitUpdate::Keep {
+                continue;
+            }
+            let (provider, limits) = (&row.record.name, row.record.effective());
+            let Told { reason, actor } = told;
+            tracing::info!(%provider, reason, actor, "Limit of provider {provider} is now {limits}");
+            if let Some(at) = change.expires_at {
+                self.0.alarm.ring_at(at);
+            }
+        }
+    }
+
+    /// The changes of a provider's limits below the revision `before`, newest first.
+    pub async fn limit_changes(
+        &self,
+        provider: &ProviderName,
+        before: i64,
+        limit: u32,
+    ) -> Result<Vec<Event>, ProviderError> {
+        self.must_know(provider)?;
+        Ok(self.0.store.limit_changes(provider, before, limit).await?)
     }
 
     /// Admits nothing of this provider until it is resumed, or until `until`.
@@ -129,6 +142,7 @@ impl Engine {
     fn limits_error(&self, error: SetLimitsError, expected: ExpectedRevision) -> ProviderError {
         match error {
             SetLimitsError::UnknownProvider(name) => self.unknown(&name),
+            SetLimitsError::TooManyModels(name) => ProviderError::TooManyModels(name),
             SetLimitsError::Changed { current } => {
                 let expected = match expected {
                     ExpectedRevision::Any => 0,

@@ -6,13 +6,14 @@ use std::time::Duration;
 use async_trait::async_trait;
 use serde_json::{Map, Value, json};
 
+use super::demand::{cap, demand};
 use super::openai::check_messages;
 use super::remote::{
     Assembly, Class, DROP_GRACE, Framing, Piece, Remote, RemoteConfig, Request, Rule, Scheme,
     broken, check_string, exchange, take_usage, told,
 };
 use super::{AttemptFailure, Call, Provider, Success, Violation};
-use crate::domain::Usage;
+use crate::domain::{Demand, Usage};
 
 /// The version of the API that is spoken, unless the configured headers name another.
 const VERSION: &str = "2023-06-01";
@@ -76,6 +77,10 @@ impl Provider for Claude {
             Request::post("v1/messages", body.into()).header("anthropic-version", VERSION);
         let answer = Message::default();
         exchange(&self.remote, call, request, RULES, Framing::Events, answer).await
+    }
+
+    fn demand(&self, input: &Map<String, Value>, bytes: usize) -> Option<Demand> {
+        Some(demand(input, bytes, cap(input, &["max_tokens"])))
     }
 
     fn stop_grace(&self) -> Duration {

@@ -6,6 +6,7 @@
 //! it asked for is over.
 
 mod claude;
+mod demand;
 #[cfg(test)]
 mod docs;
 mod http;

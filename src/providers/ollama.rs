@@ -8,13 +8,14 @@ use std::time::Duration;
 use async_trait::async_trait;
 use serde_json::{Map, Value};
 
+use super::demand::{cap, demand};
 use super::openai::check_messages;
 use super::remote::{
     Assembly, Class, DROP_GRACE, Framing, Piece, Remote, RemoteConfig, Request, Rule, Scheme,
     broken, check_string, exchange, take_usage, told, without_mark,
 };
 use super::{AttemptFailure, Call, Provider, Success, Violation};
-use crate::domain::Usage;
+use crate::domain::{Demand, Usage};
 
 /// What its errors mean. They have no names, so the status decides.
 pub(super) const RULES: &[Rule] = &[
@@ -66,6 +67,11 @@ impl Provider for Ollama {
         let request = Request::post(path, body.into());
         let answer = Lines::default();
         exchange(&self.remote, call, request, RULES, Framing::Lines, answer).await
+    }
+
+    fn demand(&self, input: &Map<String, Value>, bytes: usize) -> Option<Demand> {
+        let options = input.get("options").and_then(Value::as_object);
+        Some(demand(input, bytes, options.and_then(|options| cap(options, &["num_predict"]))))
     }
 
     fn stop_grace(&self) -> Duration {

@@ -53,6 +53,14 @@ pub trait Backend: Send + Sync + 'static {
     /// The newest entry at or before `revision` that opened or closed the provider's gate.
     async fn gate_at(&self, provider: &ProviderName, revision: i64) -> Result<Option<Event>>;
 
+    /// The changes of a provider's limits below the revision `before`, newest first.
+    async fn limit_changes(
+        &self,
+        provider: &ProviderName,
+        before: i64,
+        limit: u32,
+    ) -> Result<Vec<Event>>;
+
     /// Providers of which executions are ready.
     async fn waiting(&self) -> Result<Vec<ProviderName>>;
 

@@ -302,9 +302,7 @@ impl<'t> Batch<'t> {
 
     /// Whether the limits of this provider were changed by an operation of this batch.
     pub(super) fn limits_changed(&self, name: &ProviderName) -> bool {
-        self.log.iter().any(|entry| {
-            entry.provider == *name && matches!(entry.change, Change::LimitsChanged { .. })
-        })
+        self.log.iter().any(|entry| entry.provider == *name && entry.change.is_said_of_limits())
     }
 
     /// Sets the result of an execution.
@@ -447,7 +445,7 @@ impl<'t> Batch<'t> {
             {
                 if entry.change.is_gate() {
                     provider.gate_revision = revision;
-                } else {
+                } else if entry.change.is_said_of_limits() {
                     provider.limits_revision = revision;
                 }
                 self.dirty_providers.insert(entry.provider.clone());

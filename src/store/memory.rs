@@ -129,6 +129,21 @@ impl Backend for MemoryBackend {
             .cloned())
     }
 
+    async fn limit_changes(
+        &self,
+        provider: &ProviderName,
+        before: i64,
+        limit: u32,
+    ) -> Result<Vec<Event>> {
+        let tables = self.tables.lock().await;
+        let wanted = |event: &&Event| {
+            let of_limits = matches!(event.change, Change::LimitsChanged { .. });
+            of_limits && event.provider == *provider && event.revision < before
+        };
+        let newest_first = tables.events.iter().rev().filter(wanted);
+        Ok(newest_first.take(usize::try_from(limit).unwrap_or(usize::MAX)).cloned().collect())
+    }
+
     async fn waiting(&self) -> Result<Vec<ProviderName>> {
         let tables = self.tables.lock().await;
         let waits = |name: &&ProviderName| tables.of(name).any(Record::is_ready);

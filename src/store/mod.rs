@@ -228,6 +228,16 @@ impl Store {
         Ok(self.backend.gate_at(provider, revision).await?)
     }
 
+    /// The changes of a provider's limits below the revision `before`, newest first.
+    pub async fn limit_changes(
+        &self,
+        provider: &ProviderName,
+        before: i64,
+        limit: u32,
+    ) -> Result<Vec<Event>> {
+        Ok(self.backend.limit_changes(provider, before, limit).await?)
+    }
+
     /// Providers of which executions are ready, as of a moment ago.
     pub async fn waiting(&self) -> Result<Vec<ProviderName>> {
         Ok(self.backend.waiting().await?)

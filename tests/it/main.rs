@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "in a test a panic is how to fail, in its helpers too")]
 #![allow(clippy::disallowed_methods, reason = "a test's tasks end with its runtime")]
 
+mod adaptive;
 mod architecture;
 mod audit;
 mod bad_inputs;
@@ -19,6 +20,7 @@ mod limits;
 mod migrate;
 mod modules;
 mod pooler;
+mod priorities;
 mod process_provider;
 mod providers;
 mod queue;

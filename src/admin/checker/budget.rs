@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use super::finding::{Findings, Rule};
+use super::provider::Closed;
 use crate::domain::{ExecutionId, HeldBy, Hold, Limits, Rates, Reserved, Timestamp, Token, Usage};
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -13,8 +14,8 @@ const MINUTE: Duration = Duration::from_secs(60);
 pub(super) struct Budgets {
     limits: Limits,
     begun: VecDeque<Begun>,
-    /// Until when the gates of models are closed.
-    closed: BTreeMap<String, Timestamp>,
+    /// The gates of models that are not open.
+    gates: BTreeMap<String, Closed>,
 }
 
 /// An attempt that began, and what it counts.
@@ -33,12 +34,30 @@ impl Budgets {
 
     /// All that is held back from now on, whatever was before.
     pub(super) fn held(&mut self, holds: &[Hold]) {
-        let closed = holds.iter().filter_map(|hold| match (&hold.model, &hold.by) {
-            (Some(model), HeldBy::Closed { until, .. }) => Some((model.clone(), *until)),
-            (None, HeldBy::Closed { .. })
-            | (_, HeldBy::Rate { .. } | HeldBy::Probing { .. } | HeldBy::NoWorker) => None,
+        let gates = holds.iter().filter_map(|hold| {
+            let model = hold.model.as_ref()?;
+            let gate = match &hold.by {
+                HeldBy::Closed { until, .. } => Closed::Until(*until),
+                HeldBy::Probing { .. } => match self.gates.get(model) {
+                    // That is not news.
+                    Some(Closed::Probing { last }) => Closed::Probing { last: *last },
+                    Some(Closed::Until(_) | Closed::No) | None => Closed::Probing { last: None },
+                },
+                HeldBy::Rate { .. } | HeldBy::NoWorker => return None,
+            };
+            Some((model.clone(), gate))
         });
-        self.closed = closed.collect();
+        self.gates = gates.collect();
+    }
+
+    /// Whether the gate of some model is not open.
+    pub(super) fn has_closed(&self) -> bool {
+        !self.gates.is_empty()
+    }
+
+    /// An attempt at this execution is over: if it was to see, it is not waited for any more.
+    pub(super) fn leave(&mut self, id: ExecutionId) {
+        self.gates.values_mut().for_each(|gate| gate.leave(id));
     }
 
     /// An attempt begins. `at` is when that was logged.
@@ -68,11 +87,24 @@ impl Budgets {
         if let (Some(rates), Some(model)) = (of_model, &reserved.model) {
             self.is_within(&rates, Some(model), findings);
         }
-        let closed = reserved.model.as_ref().and_then(|model| self.closed.get(model));
-        findings.expect(Rule::Gate, closed.is_none_or(|until| reserved.at >= *until), || {
-            let model = reserved.model.as_deref().unwrap_or_default();
-            format!("claimed while the gate of model {model} was closed until {closed:?}")
-        });
+        let Some(model) = &reserved.model else { return };
+        match self.gates.get_mut(model) {
+            None | Some(Closed::No) => {}
+            Some(gate @ Closed::Until(_)) => {
+                // That it is tried is told right after the first that is let through to see.
+                let over = matches!(gate, Closed::Until(until) if reserved.at >= *until);
+                findings.expect(Rule::Gate, over, || {
+                    format!("claimed while the gate of model {model} was closed: {gate:?}")
+                });
+                *gate = Closed::Probing { last: Some((attempt.0, at)) };
+            }
+            Some(gate @ Closed::Probing { .. }) => {
+                let alone = gate.probed_by(attempt.0, at);
+                findings.expect(Rule::Gate, alone, || {
+                    format!("claimed while another of model {model} was let through to see")
+                });
+            }
+        }
     }
 
     /// An attempt has ended, and this is what it consumed.

@@ -18,9 +18,27 @@ pub enum Closed {
     Until(Timestamp),
     /// One at a time may be claimed to see.
     Probing {
-        /// When the last one was.
-        last: Option<Timestamp>,
+        /// The last one, and when it was, while it may still tell.
+        last: Option<(ExecutionId, Timestamp)>,
     },
+}
+
+impl Closed {
+    /// One is let through to see; whether that may be.
+    pub(super) fn probed_by(&mut self, id: ExecutionId, at: Timestamp) -> bool {
+        let Self::Probing { last } = self else { return false };
+        let alone = last.is_none_or(|(_, last)| at >= last + PROBE_PAUSE);
+        *last = Some((id, at));
+        alone
+    }
+
+    /// An attempt at this execution is over. What it saw is in the log where it saw anything; if it
+    /// did not, the next may follow at once.
+    pub(super) fn leave(&mut self, id: ExecutionId) {
+        if let Self::Probing { last } = self {
+            last.take_if(|(probe, _)| *probe == id);
+        }
+    }
 }
 
 /// A provider as the log has it so far.
@@ -76,7 +94,8 @@ impl ProviderCheck {
     }
 
     pub(super) fn apply(&mut self, change: &Change, findings: &mut Findings<'_>) {
-        if change.is_gate() {
+        let had_closed = self.budgets.has_closed();
+        if change.is_gate() && !matches!(change, Change::Held { .. }) {
             // The newest entry says all there is to say of what is held back.
             self.budgets.held(&[]);
         }
@@ -115,10 +134,15 @@ impl ProviderCheck {
             Change::Resumed { .. } => {
                 findings.expect(
                     Rule::Gate,
-                    self.paused || self.closed != Closed::No || !self.complete,
+                    // What is held back is not told while work waits for a machine.
+                    self.paused
+                        || self.closed != Closed::No
+                        || had_closed
+                        || self.short
+                        || !self.complete,
                     || "resumed while it was not paused".to_owned(),
                 );
-                (self.paused, self.closed) = (false, Closed::No);
+                (self.paused, self.short, self.closed) = (false, false, Closed::No);
             }
             Change::Held { holds } => self.budgets.held(holds),
             Change::ShortOf(_) => {
@@ -187,9 +211,8 @@ impl ProviderCheck {
                     format!("claimed while its provider's gate was closed until {until:?}")
                 });
             }
-            Closed::Probing { last } => {
-                let alone = last.is_none_or(|last| at >= last + PROBE_PAUSE);
-                *last = Some(at);
+            gate @ Closed::Probing { .. } => {
+                let alone = gate.probed_by(attempt.0, at);
                 findings.expect(Rule::Gate, alone, || {
                     "claimed while another was let through to see".to_owned()
                 });
@@ -198,7 +221,10 @@ impl ProviderCheck {
     }
 
     pub(super) fn leave(&mut self, id: ExecutionId) {
-        self.running.remove(&id);
+        if self.running.remove(&id) {
+            self.closed.leave(id);
+            self.budgets.leave(id);
+        }
     }
 
     pub(super) fn agree(&self, record: &ProviderRecord, findings: &mut Findings<'_>) {

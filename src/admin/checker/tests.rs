@@ -1,5 +1,7 @@
 //! A forged log for every kind of broken promise, and an honest one.
 
+mod budgets;
+
 use super::*;
 use crate::domain::{
     AttemptEnd, Chunk, ChunkContent, ClosedBy, EndCause, ErrorCode, Failure, Handle, Lack, Limits,
@@ -40,6 +42,7 @@ impl Log {
                 expires_at: None,
                 reason,
                 actor: String::new(),
+                step: None,
             },
         )
     }
@@ -246,7 +249,15 @@ fn a_limit_that_nobody_set_is_found() {
     let (overriding, expires_at, actor) = (None, None, String::new());
     log.add(
         None,
-        Change::LimitsChanged { declared, overriding, effective, expires_at, reason, actor },
+        Change::LimitsChanged {
+            declared,
+            overriding,
+            effective,
+            expires_at,
+            reason,
+            actor,
+            step: None,
+        },
     );
     log.breaks(Rule::Limits, "neither the override nor the declared one");
 }
@@ -313,6 +324,15 @@ fn a_second_probe_too_early_is_found() {
     let (first, second) = (log.submit(), log.submit());
     log.add(None, closed(5)).add(None, probing()).claim(first).claim(second);
     log.breaks(Rule::Gate, "another was let through");
+}
+
+#[test]
+fn a_probe_that_ended_without_an_answer_is_not_waited_for() {
+    let mut log = Log::with_limit(3);
+    let (first, second) = (log.submit(), log.submit());
+    log.add(None, closed(5)).add(None, probing()).claim(first);
+    log.requeue(first, 1, EndCause::Released, (0, 0)).claim(second);
+    log.is_clean();
 }
 
 #[test]

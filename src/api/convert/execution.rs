@@ -108,7 +108,7 @@ fn error(failure: &Failure) -> pb::Error {
 }
 
 /// What a hold says to an execution that it holds back.
-fn held(provider: &ProviderName, hold: &Hold) -> pb::WaitStatus {
+pub(super) fn held(provider: &ProviderName, hold: &Hold) -> pb::WaitStatus {
     let whose = match &hold.model {
         Some(model) => format!("model {model} of provider {provider}"),
         None => format!("provider {provider}"),

@@ -1,22 +1,18 @@
-//! Providers: limits and pauses in, the picture of a provider out.
+//! Providers: pauses in, the picture of a provider out.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::check::{Check, Violations};
 use super::enums::error_code;
-use super::execution::{closed, usage};
+use super::execution::{closed, held, usage};
 use super::filter::provider_names;
+use super::limits::limits;
 use super::retry_policy;
-use super::scalar::{
-    duration, reason, required, timestamp, to_duration, to_i32, to_i64, to_timestamp,
-};
-use crate::domain::{GateState, LimitUpdate, Limits, Overrides, ProviderName, Timestamp, Told};
-use crate::engine::{LimitsDraft, ProviderView};
+use super::scalar::{duration, reason, required, timestamp, to_duration, to_i64, to_timestamp};
+use crate::domain::{Effect, GateState, Hold, ProviderName, Timestamp};
+use crate::engine::ProviderView;
 use crate::pb;
-use crate::store::{ExpectedRevision, LimitChange};
 
-const MAX_CONCURRENT: u32 = 100_000;
 const DEFAULT_INTERVAL: Duration = Duration::from_secs(1);
 const MIN_INTERVAL: Duration = Duration::from_millis(100);
 const MAX_INTERVAL: Duration = Duration::from_secs(60 * 60);
@@ -37,40 +33,6 @@ pub(crate) fn provider_name(given: &str) -> Result<ProviderName, Violations> {
     let mut check = Check::default();
     let name = check.field("provider", required(given));
     check.finish(name)
-}
-
-/// Checks `SetLimits`. The changes are in the request's order; a provider named without a limit
-/// is kept as it is.
-pub(crate) fn set_limits(given: pb::SetLimitsRequest) -> Result<LimitsDraft, Violations> {
-    let mut check = Check::default();
-    if given.limits.is_empty() {
-        check.add("limits", "must name at least one provider");
-    }
-    let (mut changes, mut seen) = (Vec::new(), BTreeSet::new());
-    for (index, limits) in given.limits.iter().enumerate() {
-        check.within(&format!("limits[{index}]"), |check| {
-            let provider = check.field("provider", required::<ProviderName>(&limits.provider));
-            let update = limit_update(limits, check);
-            let Some(provider) = provider else { return };
-            if !seen.insert(provider.clone()) {
-                check.add("provider", "must not be named twice");
-            }
-            changes.extend(update.map(|update| LimitChange { provider, update, expires_at: None }));
-        });
-    }
-    let reason = check.field("reason", reason(given.reason));
-    let expected = match given.expected_revision {
-        None => ExpectedRevision::Any,
-        Some(revision) if revision >= 0 => ExpectedRevision::Newest(revision),
-        Some(_) => {
-            check.add("expected_revision", "must not be negative");
-            ExpectedRevision::Any
-        }
-    };
-    let validate_only = given.validate_only;
-    let told = reason.map(|reason| Told { reason, actor: String::new() });
-    let draft = told.map(|told| LimitsDraft { changes, told, expected, validate_only });
-    check.finish(draft)
 }
 
 /// Checks `PauseProvider`.
@@ -125,14 +87,17 @@ pub(crate) fn provider(view: ProviderView) -> pb::Provider {
         }
     };
     pb::Provider {
+        holds: record.flow.holds().iter().map(|it| hold(&record.name, it)).collect(),
+        limits_expire_time: record.expiry.map(|expiry| to_timestamp(expiry.at)),
         name: record.name.into(),
         kind: view.kind,
-        declared_limits: Some(limits(record.declared)),
-        effective_limits: Some(limits(effective)),
+        declared_limits: Some(limits(&record.declared)),
+        effective_limits: Some(limits(&effective)),
         limits_overridden: !record.overriding.is_empty(),
         limits_revision: record.limits_revision,
         running_count: to_i64(view.row.running),
         pending_count: to_i64(view.row.pending),
+        ready_count: to_i64(view.row.ready),
         gate_state: gate_state.into(),
         gate_reason,
         gate_until: gate_until.map(to_timestamp),
@@ -149,84 +114,26 @@ pub(crate) fn provider(view: ProviderView) -> pb::Provider {
     }
 }
 
-fn limits(limits: Limits) -> pb::Limits {
-    pb::Limits { max_concurrent: Some(to_i32(limits.max_concurrent)) }
-}
-
-fn limit_update(given: &pb::ProviderLimits, check: &mut Check) -> Option<LimitUpdate> {
-    let max_concurrent = check.optional("max_concurrent", given.max_concurrent, max_concurrent);
-    match (given.max_concurrent, given.reset) {
-        (Some(_), true) => {
-            check.add("reset", "must not be set beside a limit");
-            None
-        }
-        (None, true) => Some(LimitUpdate::Reset),
-        (Some(_), false) => max_concurrent.map(|max| LimitUpdate::Set(Overrides::concurrent(max))),
-        (None, false) => Some(LimitUpdate::Keep),
+/// What a call of `SetLimits` does to a provider's work.
+pub(crate) fn effect(provider: String, effect: &Effect, validated: bool) -> pb::LimitsEffect {
+    pb::LimitsEffect {
+        provider,
+        starts: to_i64(effect.starts),
+        drains: to_i64(effect.drains),
+        message: effect.words(validated),
     }
 }
 
-fn max_concurrent(given: i32) -> Result<u32, &'static str> {
-    match u32::try_from(given) {
-        Ok(0) => Err("must be at least 1: use PauseProvider to admit nothing"),
-        Ok(limit @ 1..=MAX_CONCURRENT) => Ok(limit),
-        Ok(_) | Err(_) => Err("must be between 1 and 100,000"),
-    }
+fn hold(provider: &ProviderName, hold: &Hold) -> pb::ProviderHold {
+    let pb::WaitStatus { code, message, until } = held(provider, hold);
+    pb::ProviderHold { model: hold.model.clone().unwrap_or_default(), reason: code, until, message }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{ErrorCode, ProviderRecord, RetryPolicy};
+    use crate::domain::{ErrorCode, Limits, Overrides, ProviderRecord, RetryPolicy};
     use crate::store::ProviderRow;
-
-    fn limit(provider: &str, max_concurrent: Option<i32>, reset: bool) -> pb::ProviderLimits {
-        pb::ProviderLimits { provider: provider.to_owned(), max_concurrent, reset }
-    }
-
-    fn set(limits: Vec<pb::ProviderLimits>) -> Result<LimitsDraft, Vec<(String, String)>> {
-        set_limits(pb::SetLimitsRequest { limits, ..Default::default() }).map_err(|violations| {
-            let kept = violations.kept.into_iter();
-            kept.map(|violation| (violation.field, violation.description)).collect()
-        })
-    }
-
-    #[test]
-    fn a_limit_of_0_points_to_pausing() {
-        let found = set(vec![limit("a", Some(0), false)]).expect_err("0 is no limit");
-        assert_eq!(found[0].0, "limits[0].max_concurrent");
-        assert!(found[0].1.contains("PauseProvider"));
-        for out_of_range in [-1, 100_001] {
-            assert!(set(vec![limit("a", Some(out_of_range), false)]).is_err());
-        }
-    }
-
-    #[test]
-    fn limits_are_set_reset_or_left_alone() {
-        let set = set(vec![
-            limit("b", Some(100_000), false),
-            limit("a", None, true),
-            limit("c", None, false),
-        ])
-        .expect("nothing is wrong");
-        let named: Vec<_> = set.changes.iter().map(|change| change.provider.as_str()).collect();
-        assert_eq!(named, ["b", "a", "c"]);
-        let updates: Vec<_> = set.changes.iter().map(|change| change.update.clone()).collect();
-        let limits = Overrides::concurrent(100_000);
-        assert_eq!(updates, [LimitUpdate::Set(limits), LimitUpdate::Reset, LimitUpdate::Keep]);
-    }
-
-    #[test]
-    fn contradictions_are_refused() {
-        let fields = |limits| {
-            let found = set(limits).expect_err("the request contradicts itself");
-            found.into_iter().map(|(field, _)| field).collect::<Vec<_>>()
-        };
-        assert_eq!(fields(vec![]), ["limits"]);
-        assert_eq!(fields(vec![limit("a", Some(1), true)]), ["limits[0].reset"]);
-        let twice = vec![limit("a", Some(1), false), limit("a", Some(2), false)];
-        assert_eq!(fields(twice), ["limits[1].provider"]);
-    }
 
     #[test]
     fn a_pause_ends_in_the_future_or_not_at_all() {

@@ -129,7 +129,7 @@ async fn a_limit_is_raised(stage: &Stage<'_>) -> anyhow::Result<()> {
         limits: vec![ProviderLimits {
             provider: "embeddings".to_owned(),
             max_concurrent: Some(RAISED),
-            reset: false,
+            ..ProviderLimits::default()
         }],
         reason: "the demo makes room".to_owned(),
         ..SetLimitsRequest::default()

@@ -13,7 +13,7 @@ mod workers;
 pub(super) use executions::{
     cancelled_batch, error_json, execution_reply, executions_page, watched,
 };
-pub(super) use providers::providers;
+pub(super) use providers::{limits_changes, limits_set, providers};
 pub(super) use system::status;
 pub(super) use values::{from_struct, from_value, to_struct};
 pub(super) use workers::workers;
@@ -52,6 +52,11 @@ impl Object {
     /// As a string, for readers whose numbers are doubles.
     fn int64(self, key: &str, number: i64) -> Self {
         self.set(key, (number != 0).then(|| number.to_string().into()))
+    }
+
+    /// The same for a field that may be absent: 0 is shown.
+    fn set_int64(self, key: &str, number: Option<i64>) -> Self {
+        self.set(key, number.map(|number| number.to_string().into()))
     }
 
     fn double(self, key: &str, number: f64) -> Self {

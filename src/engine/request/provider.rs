@@ -52,6 +52,9 @@ pub enum ProviderError {
         /// What could have been named.
         known: Vec<ProviderName>,
     },
+    /// It would have limits for more models than a provider may.
+    #[error("too many models of provider {0} have limits of their own")]
+    TooManyModels(ProviderName),
     /// Limits changed since the caller looked.
     #[error("limits changed at revision {current}, the caller expected {expected}")]
     LimitsChanged {

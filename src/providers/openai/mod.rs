@@ -8,11 +8,13 @@ mod responses;
 use async_trait::async_trait;
 use serde_json::{Map, Value, json};
 
+use super::demand::{DEFAULT_OUTPUT_TOKENS, cap, demand};
 use super::remote::{
     Class, Framing, Remote, RemoteConfig, Request, Rule, STOP_GRACE, Scheme, check_string,
     exchange, run_job,
 };
 use super::{AttemptFailure, Call, Provider, Success, Violation};
+use crate::domain::Demand;
 use background::Background;
 use chat::Chat;
 use responses::Response;
@@ -103,6 +105,16 @@ impl Provider for OpenAi {
         let request = Request::post("responses", body.into()).header(REQUEST_ID, &key);
         let answer = Response::default();
         exchange(&self.remote, call, request, RULES, Framing::Events, answer).await
+    }
+
+    fn demand(&self, input: &Map<String, Value>, bytes: usize) -> Option<Demand> {
+        if !input.contains_key("messages") {
+            return Some(demand(input, bytes, cap(input, &["max_output_tokens"])));
+        }
+        let choices = input.get("n").and_then(Value::as_u64).unwrap_or(1);
+        let each = cap(input, &["max_completion_tokens", "max_tokens"]);
+        let all = each.unwrap_or(DEFAULT_OUTPUT_TOKENS).saturating_mul(choices);
+        Some(demand(input, bytes, Some(all)))
     }
 
     fn stop_grace(&self) -> std::time::Duration {

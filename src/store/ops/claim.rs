@@ -16,7 +16,7 @@ use super::share::{AT_ONCE, Offer, hand_out};
 use super::{Operation, Phase};
 use crate::domain::{
     Admission, ExecutionId, Handle, Heard, Lease, ProviderName, Record, Reserved, Spec, Timestamp,
-    Told, Wait, WorkerId,
+    Wait, WorkerId,
 };
 use crate::store::batch::{Batch, Needs};
 use crate::store::{BackendError, Lane};
@@ -174,6 +174,8 @@ impl Operation for Claim {
             .collect();
         let kept = hand_out(offers.values_mut(), self.slots, self.kept, self.beyond);
         let mut taken = self.take(batch, &mut offers, &mut queues).await?;
+        let unseen = queues.iter().filter(|(_, queue)| queue.is_unseen());
+        shut.extend(unseen.filter_map(|(name, _)| Some((name.clone(), offers.get(name)?.free))));
         let free = self.slots.saturating_sub(u32::try_from(taken.len()).unwrap_or(u32::MAX));
         for record in stopped_behind(batch, shut, &queues, free).await? {
             let before = record.clone();
@@ -332,7 +334,7 @@ fn look_for_more(
     let Some(mut record) = batch.provider(name).cloned() else { return false };
     let running = offer.running + offer.claimed();
     let Some(step) = record.look(running, queue.has_left(), batch.now()) else { return false };
-    let change = record.limits_change(Told::by_itself(step.to_string()));
+    let change = record.limit_moved(step);
     batch.put_provider(record, change);
     step.to > step.from
 }
@@ -373,7 +375,7 @@ impl Claim {
     }
 }
 
-/// What a closed gate does not hold back: executions that are claimed only to be stopped at their
+/// What neither a closed gate nor a spent budget holds back: executions that are claimed only to be stopped at their
 /// provider, as many as its limit has room for.
 async fn stopped_behind(
     batch: &mut Batch<'_>,
@@ -387,7 +389,11 @@ async fn stopped_behind(
     }
     let mut found = batch.cancelling(&shut).await?;
     // Where the gate of a lane is closed, only what waits in that was not looked at yet.
-    found.retain(|record| queues.get(&record.provider).is_none_or(|it| it.is_closed(&record.lane)));
+    let unseen =
+        |queue: &Queue, record: &Record| queue.is_unseen() || queue.is_closed(&record.lane);
+    found.retain(|record| queues.get(&record.provider).is_none_or(|queue| unseen(queue, record)));
+    // It may have been the one that was let through to see.
+    found.retain(|record| batch.record(record.id).is_none_or(Record::is_ready));
     found.truncate(usize::try_from(free).unwrap_or(usize::MAX));
     Ok(found)
 }

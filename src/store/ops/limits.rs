@@ -7,8 +7,7 @@ use async_trait::async_trait;
 
 use super::{Operation, Phase};
 use crate::domain::{
-    Change, Expiry, Health, LimitUpdate, Limits, Overrides, Pause, ProviderName, ProviderRecord,
-    Timestamp, Told,
+    Change, Health, LimitUpdate, Limits, MOST_MODELS, Pause, ProviderName, Timestamp, Told,
 };
 use crate::store::batch::{Batch, Needs};
 use crate::store::{BackendError, ProviderRow};
@@ -38,7 +37,7 @@ impl Operation for Declare {
                 continue;
             }
             record.declared = declared.clone();
-            record.adapt(false);
+            record.limits_were_changed(false);
             let change = record.limits_change(Told::by_itself("declared by the configuration"));
             batch.put_provider(record, change);
             changed.push((name.clone(), declared.clone()));
@@ -54,23 +53,8 @@ pub struct LimitChange {
     pub provider: ProviderName,
     /// What becomes of its overrides.
     pub update: LimitUpdate,
-    /// When what was in force before returns; what is set stays where absent.
+    /// When what was in force before returns; what is set holds for good where absent.
     pub expires_at: Option<Timestamp>,
-}
-
-impl LimitChange {
-    fn apply(&self, record: &mut ProviderRecord) {
-        if self.update == LimitUpdate::Keep {
-            return;
-        }
-        let before: Overrides = record.overriding.clone();
-        record.overriding = self.update.applied_to(&before);
-        // What holds for a time returns to what held for good.
-        let former = record.expiry.take().map_or(before, |expiry| expiry.former);
-        record.expiry = self.expires_at.map(|at| Expiry { at, former });
-        // A limit that moves by itself goes on from where an operator puts it.
-        record.adapt(matches!(&self.update, LimitUpdate::Set(set) if set.max_concurrent.is_some()));
-    }
 }
 
 /// What the caller believes about the limits it changes.
@@ -89,6 +73,9 @@ pub enum SetLimitsError {
     /// The store does not know the provider.
     #[error("unknown provider {0}")]
     UnknownProvider(ProviderName),
+    /// It would have limits for more models than a provider may.
+    #[error("too many models of provider {0}")]
+    TooManyModels(ProviderName),
     /// They were changed meanwhile.
     #[error("limits changed at revision {current}")]
     Changed {
@@ -130,16 +117,23 @@ impl Operation for SetLimits {
             return Ok(Err(SetLimitsError::Changed { current: newest }));
         }
         let mut rows = Vec::with_capacity(self.changes.len());
+        let mut changed = Vec::new();
         for change in &self.changes {
             let Some(mut record) = batch.provider(&change.provider).cloned() else { continue };
             let before = record.clone();
-            change.apply(&mut record);
-            let row = ProviderRow::idle(record);
-            rows.push(row.clone());
-            if !self.validate_only && row.record != before {
-                let entry = row.record.limits_change(self.told.clone());
-                batch.put_provider(row.record, entry);
+            record.set_limits(&change.update, change.expires_at);
+            let models = record.effective().models.len();
+            if models > MOST_MODELS && models > before.effective().models.len() {
+                return Ok(Err(SetLimitsError::TooManyModels(change.provider.clone())));
             }
+            if !self.validate_only && record != before {
+                changed.push(record.clone());
+            }
+            rows.push(ProviderRow::idle(record));
+        }
+        for record in changed {
+            let entry = record.limits_change(self.told.clone());
+            batch.put_provider(record, entry);
         }
         Ok(Ok(rows))
     }

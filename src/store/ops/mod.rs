@@ -13,6 +13,8 @@ mod settle;
 mod share;
 mod shortage;
 mod submit;
+#[cfg(test)]
+mod tests;
 mod timer;
 mod unserved;
 mod workers;

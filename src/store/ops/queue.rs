@@ -26,6 +26,8 @@ pub(super) struct Queue {
     models_spent: BTreeMap<String, Timestamp>,
     touched: bool,
     moved: u32,
+    /// Whether nothing was looked at, because the budget is spent.
+    unseen: bool,
     /// Whether something could begin if the limit were higher.
     left: bool,
 }
@@ -60,6 +62,7 @@ impl Queue {
             spent: None,
             models_spent: BTreeMap::new(),
             moved: 0,
+            unseen: false,
             left: false,
         }
     }
@@ -80,7 +83,9 @@ impl Queue {
         {
             // Nothing may begin, however little it takes: there is no need to look at any.
             self.spent = Some(until);
-            self.looked_at.extend(self.lanes.keys().cloned());
+            self.unseen = true;
+            // That says nothing of the budgets of models.
+            self.looked_at.insert(COMMON_LANE.to_owned());
             return Vec::new();
         }
         let open = self.lanes.iter().filter(|(_, admission)| **admission != Admission::Nothing);
@@ -105,6 +110,11 @@ impl Queue {
         self.lanes.get(lane) == Some(&Admission::Nothing)
     }
 
+    /// Whether nothing was looked at, because the budget is spent.
+    pub(super) fn is_unseen(&self) -> bool {
+        self.unseen
+    }
+
     /// Whether some lane is held back by its gate.
     pub(super) fn has_closed(&self) -> bool {
         self.lanes.values().any(|admission| *admission == Admission::Nothing)
@@ -122,6 +132,10 @@ impl Queue {
             return Turn::Moves;
         }
         let lane = &record.lane;
+        // To stop what goes on at the provider takes nothing of its budgets.
+        if record.is_to_be_stopped() && !self.is_closed(lane) {
+            return Turn::Begins;
+        }
         if self.spent.is_some() || self.models_spent.contains_key(lane) || self.is_closed(lane) {
             return Turn::Waits;
         }
@@ -145,6 +159,9 @@ impl Queue {
         id: ExecutionId,
         now: Timestamp,
     ) -> (Option<Reserved>, bool) {
+        if record.is_to_be_stopped() {
+            return (None, false);
+        }
         let probes = self.flow.probed_by(&record.lane, id, now);
         if probes {
             self.lanes.insert(record.lane.clone(), Admission::Nothing);

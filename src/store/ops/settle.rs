@@ -7,7 +7,7 @@ use async_trait::async_trait;
 
 use super::{Operation, Phase};
 use crate::domain::{
-    Ending, ExecutionId, Fenced, Heard, Lease, Observation, ProviderName, Reserved, Signal, Told,
+    Ending, ExecutionId, Fenced, Heard, Lease, Observation, ProviderName, Reserved, Signal,
 };
 use crate::store::batch::{Batch, Needs};
 use crate::store::{BackendError, Lane};
@@ -85,7 +85,7 @@ impl Settlement {
         let stepped = news.observed.as_ref().and_then(|seen| provider.observe(seen, batch.now()));
         let observed = stepped.is_some();
         if let Some(step) = stepped.flatten() {
-            let change = provider.limits_change(Told::by_itself(step.to_string()));
+            let change = provider.limit_moved(step);
             batch.put_provider(provider.clone(), change);
         }
         let heard = news.signal.as_ref().map_or(Heard::Nothing, |signal| {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::{Operation, Phase};
-use crate::domain::{Change, ExecutionId, ProviderName, Record, Timestamp, Told, WorkerId};
+use crate::domain::{Change, ExecutionId, Limits, ProviderName, Record, Timestamp, Told, WorkerId};
 use crate::store::BackendError;
 use crate::store::batch::{Batch, Needs};
 
@@ -33,6 +33,8 @@ pub struct Advanced {
     pub reclaimed: Vec<(ExecutionId, ProviderName)>,
     /// Providers whose pause was over, or whose gate is to be tried again.
     pub resumed: Vec<ProviderName>,
+    /// Providers for which the time is over for which limits were set, with those that hold again.
+    pub returned: Vec<(ProviderName, Limits)>,
     /// Whether more is due already.
     pub more: bool,
     /// When something is due next, leases apart.
@@ -51,11 +53,10 @@ impl Operation for Advance {
         let now = batch.now();
         let mut advanced = Advanced::default();
         for mut provider in batch.providers_due().await? {
-            if let Some(over) = provider.expiry.take_if(|expiry| expiry.at <= now) {
-                provider.overriding = over.former;
-                provider.adapt(false);
+            if provider.expire_limits(now) {
                 let told = Told::by_itself("the time for which limits were set is over");
                 let change = provider.limits_change(told);
+                advanced.returned.push((provider.name.clone(), provider.effective()));
                 batch.put_provider(provider.clone(), change);
             }
             if provider.gate_due_at().is_none_or(|at| at > now) {

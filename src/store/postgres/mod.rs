@@ -137,6 +137,15 @@ impl Backend for PostgresBackend {
         read::gate_at(&self.readers, provider, revision).await
     }
 
+    async fn limit_changes(
+        &self,
+        provider: &ProviderName,
+        before: i64,
+        limit: u32,
+    ) -> Result<Vec<Event>> {
+        read::limit_changes(&self.readers, provider, before, limit).await
+    }
+
     async fn waiting(&self) -> Result<Vec<ProviderName>> {
         read::waiting(&self.control).await
     }

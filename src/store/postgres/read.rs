@@ -130,6 +130,16 @@ const AHEAD_OF: &str = "
 
 const CLAIMABLE: &str = concat!("SELECT name FROM providers WHERE ", is_claimable!());
 
+const LIMIT_CHANGES: &str = "
+    SELECT revision, execution_id, provider, at, change
+    FROM events
+    WHERE execution_id IS NULL
+      AND provider = $1
+      AND kind = 2
+      AND revision < $2
+    ORDER BY revision DESC
+    LIMIT $3";
+
 const PROVIDERS: &str = concat!(
     "SELECT ",
     provider_columns!(),
@@ -252,6 +262,18 @@ pub(super) async fn gate_at(
     let query = || sqlx::query(GATE_AT).bind(provider.as_str()).bind(revision);
     let rows = readers.rows("read a provider's gate", &query).await?;
     rows.first().map(codec::event).transpose()
+}
+
+pub(super) async fn limit_changes(
+    readers: &Readers,
+    provider: &ProviderName,
+    before: i64,
+    limit: u32,
+) -> Result<Vec<Event>> {
+    let limit = i64::from(limit);
+    let query = || sqlx::query(LIMIT_CHANGES).bind(provider.as_str()).bind(before).bind(limit);
+    let rows = readers.rows("read a provider's limits", &query).await?;
+    rows.iter().map(codec::event).collect()
 }
 
 pub(super) async fn waiting(readers: &Readers) -> Result<Vec<ProviderName>> {

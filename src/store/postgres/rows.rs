@@ -37,11 +37,12 @@ fn unreadable(error: sqlx::Error) -> BackendError {
 }
 
 /// Which of the providers `$1` have ready executions, and room for them or some that do not say yet
-/// that they wait.
+/// that they wait; or say that something is held back although nothing is ready any more.
 macro_rules! is_claimable {
     () => {
         "name = ANY ($1)
-      AND EXISTS (SELECT 1 FROM records WHERE ready AND provider = name)
+      AND (EXISTS (SELECT 1 FROM records WHERE ready AND provider = name)
+           OR flow LIKE '%\"holds\":[%')
       AND (NOT paused AND closed_until IS NULL
            OR EXISTS (
                SELECT 1
@@ -52,6 +53,7 @@ macro_rules! is_claimable {
                  AND provider = name
            ))
       AND (EXISTS (SELECT 1 FROM records WHERE ready AND wait = 0 AND provider = name)
+           OR NOT EXISTS (SELECT 1 FROM records WHERE ready AND provider = name)
            OR in_force > (
                SELECT count(*)
                FROM (SELECT 1

@@ -166,6 +166,15 @@ impl Backend for SqliteBackend {
         read::gate_at(&self.readers, provider, revision).await
     }
 
+    async fn limit_changes(
+        &self,
+        provider: &ProviderName,
+        before: i64,
+        limit: u32,
+    ) -> Result<Vec<Event>> {
+        read::limit_changes(&self.readers, provider, before, limit).await
+    }
+
     async fn waiting(&self) -> Result<Vec<ProviderName>> {
         read::waiting(&self.readers).await
     }

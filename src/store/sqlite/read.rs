@@ -99,6 +99,16 @@ const GATE_AT: &str = "
     ORDER BY revision DESC
     LIMIT 1";
 
+const LIMIT_CHANGES: &str = "
+    SELECT revision, execution_id, provider, at, change
+    FROM events
+    WHERE execution_id IS NULL
+      AND provider = ?1 ->> 0
+      AND kind = 2
+      AND revision < ?1 ->> 1
+    ORDER BY revision DESC
+    LIMIT ?1 ->> 2";
+
 const WAITING: &str = "
     SELECT name
     FROM providers
@@ -242,6 +252,17 @@ pub(super) async fn gate_at(
 ) -> Result<Option<Event>> {
     let rows = rows(pool, "read a provider's gate", GATE_AT, &(provider, revision)).await?;
     rows.first().map(codec::event).transpose()
+}
+
+pub(super) async fn limit_changes(
+    pool: &SqlitePool,
+    provider: &ProviderName,
+    before: i64,
+    limit: u32,
+) -> Result<Vec<Event>> {
+    let parameters = (provider, before, limit);
+    let rows = rows(pool, "read a provider's limits", LIMIT_CHANGES, &parameters).await?;
+    rows.iter().map(codec::event).collect()
 }
 
 pub(super) async fn waiting(pool: &SqlitePool) -> Result<Vec<ProviderName>> {

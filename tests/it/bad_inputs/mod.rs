@@ -109,7 +109,8 @@ impl Known {
         let scheduled = server.submit(scheduled).await;
 
         let max_concurrent = Some(4);
-        let limit = ProviderLimits { provider: "sim".to_owned(), max_concurrent, reset: false };
+        let limit =
+            ProviderLimits { provider: "sim".to_owned(), max_concurrent, ..Default::default() };
         let limits = SetLimitsRequest { limits: vec![limit], ..Default::default() };
         server.provider().set_limits(limits).await.expect("set");
 

@@ -10,7 +10,7 @@ use tonic::{Code, Request, Status};
 use super::{Expected, Row, invalid};
 use crate::support::TestServer;
 
-const RPCS: [&str; 18] = [
+const RPCS: [&str; 19] = [
     "ExecutionService/SubmitExecution",
     "ExecutionService/BatchSubmitExecutions",
     "ExecutionService/GetExecution",
@@ -24,6 +24,7 @@ const RPCS: [&str; 18] = [
     "ProviderService/ListProviders",
     "ProviderService/GetProvider",
     "ProviderService/SetLimits",
+    "ProviderService/ListLimitChanges",
     "ProviderService/PauseProvider",
     "ProviderService/ResumeProvider",
     "ProviderService/WatchProviders",

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use flowgate::domain::{
-    Chunk, ChunkContent, Clock as _, Ending, Lease, OutputStream, Timestamp, Usage, WorkerId,
+    AdaptiveBounds, Chunk, ChunkContent, Clock as _, Ending, Lease, Limits, OutputStream,
+    Overrides, Rates, Signal, Timestamp, Usage, WorkerId,
 };
 use flowgate::store::{GateChange, WorkerRow, WorkerStatus};
 use futures_util::future::join_all;
@@ -27,6 +28,7 @@ pub(super) async fn lived() -> TestStore {
         t.declare(provider, limit).await;
     }
     t.limit("p", Some(8)).await;
+    limited_in_every_way(&t).await;
     let pause = GateChange::Pause { reason: AWKWARD.to_owned(), until: None };
     t.store.set_gate(name("paused"), pause).await.unwrap();
     t.pause("until", Some(t.clock.now() + 3_600 * SECOND)).await;
@@ -76,6 +78,33 @@ pub(super) async fn lived() -> TestStore {
         t.store.beat(worker(&t, status)).await.unwrap();
     }
     t
+}
+
+/// A provider of which everything is limited, some for a time, and something is held back.
+async fn limited_in_every_way(t: &TestStore) {
+    let rates = Rates {
+        requests_per_minute: Some(1),
+        input_tokens_per_minute: Some(u64::MAX / 2),
+        output_tokens_per_minute: Some(9),
+    };
+    let limits = Limits {
+        max_concurrent: 3,
+        rates,
+        max_pending: Some(7),
+        adaptive: Some(AdaptiveBounds { min: 1, max: 4, target_latency: Some(LEASE) }),
+        models: [(AWKWARD.replace('\u{0}', ""), rates), ("m".to_owned(), rates)].into(),
+    };
+    t.declare_limits("limited", limits).await;
+    let until = Some(t.clock.now() + 3_600 * SECOND);
+    t.override_limits("limited", Overrides::concurrent(2), until).await;
+    for _ in 0..3 {
+        t.submit_demanding("limited", Some("m"), (5, 5)).await;
+    }
+    let claimed = t.claim("limited", 1).await;
+    let signal = Signal::RateLimited { retry_after: Some(LEASE), message: AWKWARD.to_owned() };
+    t.settle_telling(&claimed[0], retry(SECOND), Some(signal)).await;
+    t.submit_demanding("limited", Some(AWKWARD), (5, 5)).await;
+    t.claim("limited", 9).await;
 }
 
 fn worker(t: &TestStore, status: WorkerStatus) -> WorkerRow {

@@ -189,6 +189,15 @@ impl Backend for Faulty {
         self.inner.gate_at(provider, revision).await
     }
 
+    async fn limit_changes(
+        &self,
+        provider: &ProviderName,
+        before: i64,
+        limit: u32,
+    ) -> Result<Vec<Event>> {
+        self.inner.limit_changes(provider, before, limit).await
+    }
+
     async fn head(&self) -> Result<Head> {
         self.inner.head().await
     }

@@ -6,13 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use flowgate::domain::{
-    Change, Clock, Ending, ErrorCode, Event, Execution, ExecutionId, Failure, Fenced, Input, Lease,
-    LimitUpdate, Limits, ManualClock, OnLost, Overrides, ProviderName, Record, RetryPolicy, Spec,
-    State, Timestamp, Told, Wait, WorkerId,
+    Change, Clock, Demand, Ending, ErrorCode, Event, Execution, ExecutionId, Failure, Fenced,
+    Input, Lease, LimitUpdate, Limits, ManualClock, OnLost, Overrides, ProviderName,
+    ProviderRecord, Record, RetryPolicy, Signal, Spec, State, Timestamp, Told, Wait, WorkerId,
 };
 use flowgate::store::{
     Advanced, Backend, CancelAnswer, Claim, Claimed, EventQuery, ExpectedRevision, GateChange,
-    Lane, LimitChange, MemoryBackend, NewExecution, Payload, Settlement, Store, Submitted, Wanted,
+    Lane, LimitChange, MemoryBackend, NewExecution, Payload, ProviderNews, Settlement, Store,
+    Submitted, Wanted,
 };
 use flowgate::tasks::Tasks;
 
@@ -109,6 +110,31 @@ impl TestStore {
             .unwrap();
     }
 
+    pub(crate) async fn declare_limits(&self, provider: &str, limits: Limits) {
+        self.store.declare(vec![(name(provider), limits)]).await.unwrap();
+    }
+
+    /// Sets what `overrides` says of one provider, for good or until a time.
+    pub(crate) async fn override_limits(
+        &self,
+        provider: &str,
+        overrides: Overrides,
+        expires_at: Option<Timestamp>,
+    ) {
+        let update = LimitUpdate::Set(overrides);
+        let changes = vec![LimitChange { provider: name(provider), update, expires_at }];
+        let set =
+            self.store.set_limits(changes, Told::by_itself("test"), ExpectedRevision::Any, false);
+        set.await.unwrap().unwrap();
+    }
+
+    /// What is known of a provider.
+    pub(crate) async fn provider(&self, provider: &str) -> ProviderRecord {
+        let rows = self.store.providers().await.unwrap();
+        let row = rows.into_iter().find(|row| row.record.name == name(provider));
+        row.expect("it is declared").record
+    }
+
     /// What `SetLimits` does to one provider.
     pub(crate) async fn limit(&self, provider: &str, max_concurrent: Option<u32>) {
         let changes = vec![limit_change(provider, max_concurrent)];
@@ -169,6 +195,18 @@ impl TestStore {
         self.submit(self.new_with(provider, adjust)).await
     }
 
+    /// One that is expected to take this of its provider's budgets.
+    pub(crate) async fn submit_demanding(
+        &self,
+        provider: &str,
+        model: Option<&str>,
+        (input_tokens, output_tokens): (u64, u64),
+    ) -> ExecutionId {
+        let model = model.map(str::to_owned);
+        let demand = Some(Demand { model, input_tokens, output_tokens });
+        self.submit_with(provider, |spec| spec.demand = demand).await
+    }
+
     pub(crate) async fn submit_plain(&self, provider: &str, count: usize) -> Vec<ExecutionId> {
         let new: Vec<_> = (0..count).map(|_| self.new_with(provider, |_| {})).collect();
         let ids = new.iter().map(|new| new.spec.id).collect();
@@ -194,6 +232,24 @@ impl TestStore {
 
     pub(crate) async fn settle(&self, lease: &Lease, ending: Ending) -> Result<(), Fenced> {
         self.store.settle(Settlement::new(lease.clone(), ending)).await.unwrap()
+    }
+
+    /// Ends an attempt with what it says of its provider, as a worker does.
+    pub(crate) async fn settle_telling(
+        &self,
+        claimed: &Claimed,
+        ending: Ending,
+        signal: Option<Signal>,
+    ) {
+        let news = Some(ProviderNews {
+            provider: claimed.spec.provider.clone(),
+            lane: claimed.lane.clone(),
+            signal,
+            observed: None,
+            reserved: claimed.reserved.clone(),
+        });
+        let settlement = Settlement { lease: claimed.lease.clone(), ending, news };
+        self.store.settle(settlement).await.unwrap().unwrap();
     }
 
     pub(crate) async fn succeed(&self, lease: &Lease) {

@@ -6,4 +6,5 @@ pub(crate) mod fixture;
 mod model;
 mod plans;
 mod postgres;
+mod reopened;
 mod sqlite;

@@ -6,12 +6,12 @@ use std::fmt::Debug;
 use std::time::Duration;
 
 use flowgate::domain::{
-    Chunk, ChunkContent, Clock, Ending, ErrorCode, ExecutionId, Lease, Limits, OutputStream, Token,
-    Told, WorkerId,
+    Bound, Chunk, ChunkContent, Clock, Demand, Ending, ErrorCode, ExecutionId, Lease, LimitUpdate,
+    Limits, OutputStream, Overrides, RateOverrides, Rates, Token, Told, Usage, WorkerId,
 };
 use flowgate::store::{
-    Claim, EventQuery, ExpectedRevision, GateChange, ListQuery, NewExecution, Payload, Settlement,
-    Store, Wanted,
+    Claim, Claimed, EventQuery, ExpectedRevision, GateChange, LimitChange, ListQuery, NewExecution,
+    Payload, ProviderNews, Settlement, Store, Wanted,
 };
 use futures_util::future::join_all;
 use proptest::collection::vec;
@@ -19,8 +19,8 @@ use proptest::prelude::*;
 use tokio::runtime::{Builder, Runtime};
 
 use super::fixture::{
-    GRACE, Kind, LEASE, SECOND, TestStore, cancelled, claim, crashed, failed, failure,
-    limit_change, name, retry, succeeded,
+    GRACE, Kind, LEASE, SECOND, TestStore, cancelled, claim, crashed, failed, failure, name, retry,
+    succeeded,
 };
 use crate::support::Db;
 
@@ -95,10 +95,18 @@ enum Op {
     Cancel { executions: Vec<usize> },
     Advance,
     Recover { worker: usize },
-    Declare { provider: usize, max_concurrent: u32 },
-    SetLimits { changes: Vec<(usize, Option<u32>)>, expected: Option<i64>, validate_only: bool },
+    Declare { provider: usize, limits: Limits },
+    SetLimits { changes: Vec<Setting>, expected: Option<i64>, validate_only: bool },
     Pause { provider: usize, seconds: Option<u32> },
     Resume { provider: usize },
+}
+
+/// What becomes of a provider's limits, and for how long; without any they are reset.
+#[derive(Debug, Clone)]
+struct Setting {
+    provider: usize,
+    limits: Option<Limits>,
+    seconds: Option<u32>,
 }
 
 /// What is wanted of a provider.
@@ -117,6 +125,8 @@ struct New {
     request: Option<(u8, u8)>,
     delay: Option<u32>,
     queue_timeout: Option<u32>,
+    /// Of the model that some limits name or of another, and how much it may read.
+    demand: Option<(bool, u64)>,
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -128,7 +138,11 @@ fn step() -> impl Strategy<Value = Step> {
 
 fn op() -> impl Strategy<Value = Op> {
     let provider = 0..PROVIDERS.len();
-    let changes = vec((provider.clone(), proptest::option::of(1u32..5)), 1..3);
+    let seconds = proptest::option::weighted(0.4, 1u32..6);
+    let setting = (provider.clone(), proptest::option::of(limits()), seconds);
+    let setting =
+        setting.prop_map(|(provider, limits, seconds)| Setting { provider, limits, seconds });
+    let changes = vec(setting, 1..3);
     let expected = proptest::option::of(0i64..60);
     prop_oneof![
         6 => vec(new(), 1..5).prop_map(Op::Submit),
@@ -140,8 +154,8 @@ fn op() -> impl Strategy<Value = Op> {
         3 => vec(any::<usize>(), 1..3).prop_map(|executions| Op::Cancel { executions }),
         5 => Just(Op::Advance),
         1 => (0usize..3).prop_map(|worker| Op::Recover { worker }),
-        2 => (provider.clone(), 1u32..4)
-            .prop_map(|(provider, max_concurrent)| Op::Declare { provider, max_concurrent }),
+        2 => (provider.clone(), limits())
+            .prop_map(|(provider, limits)| Op::Declare { provider, limits }),
         2 => (changes, expected, any::<bool>()).prop_map(|(changes, expected, validate_only)| {
             Op::SetLimits { changes, expected, validate_only }
         }),
@@ -149,6 +163,48 @@ fn op() -> impl Strategy<Value = Op> {
             .prop_map(|(provider, seconds)| Op::Pause { provider, seconds }),
         2 => provider.prop_map(|provider| Op::Resume { provider }),
     ]
+}
+
+/// The model that has limits of its own at times.
+const MODEL: &str = "m";
+
+/// Mostly nothing but how many at a time.
+fn limits() -> impl Strategy<Value = Limits> {
+    let rates = || {
+        let requests = proptest::option::weighted(0.3, 1u64..6);
+        (requests, proptest::option::weighted(0.3, 20u64..200)).prop_map(|(requests, input)| {
+            Rates {
+                requests_per_minute: requests,
+                input_tokens_per_minute: input,
+                output_tokens_per_minute: None,
+            }
+        })
+    };
+    let of_model = proptest::option::weighted(0.3, rates());
+    (1u32..5, rates(), proptest::option::weighted(0.2, 1u32..6), of_model).prop_map(
+        |(max_concurrent, rates, max_pending, of_model)| Limits {
+            rates,
+            max_pending,
+            models: of_model.map(|rates| (MODEL.to_owned(), rates)).into_iter().collect(),
+            ..Limits::concurrent(max_concurrent)
+        },
+    )
+}
+
+/// What an operator sets to have these limits; what they do not bound stays as it is.
+fn overrides(limits: &Limits) -> Overrides {
+    let rates = |rates: &Rates| RateOverrides {
+        requests_per_minute: rates.requests_per_minute.map(Bound::At),
+        input_tokens_per_minute: rates.input_tokens_per_minute.map(Bound::At),
+        output_tokens_per_minute: Some(Bound::Unbounded),
+    };
+    let models = limits.models.iter().map(|(model, of)| (model.clone(), rates(of)));
+    Overrides {
+        rates: rates(&limits.rates),
+        max_pending: limits.max_pending.map(Bound::At),
+        models: models.collect(),
+        ..Overrides::concurrent(limits.max_concurrent)
+    }
 }
 
 fn take() -> impl Strategy<Value = Take> {
@@ -160,13 +216,15 @@ fn take() -> impl Strategy<Value = Take> {
 fn new() -> impl Strategy<Value = New> {
     let request = proptest::option::weighted(0.3, (0u8..5, 0u8..2));
     let seconds = || proptest::option::weighted(0.3, 0u32..6);
-    (0..PROVIDERS.len(), -1i32..2, request, seconds(), seconds()).prop_map(
-        |(provider, priority, request, delay, queue_timeout)| New {
+    let demand = proptest::option::of((any::<bool>(), 0u64..150));
+    (0..PROVIDERS.len(), -1i32..2, request, seconds(), seconds(), demand).prop_map(
+        |(provider, priority, request, delay, queue_timeout, demand)| New {
             provider,
             priority,
             request,
             delay,
             queue_timeout,
+            demand,
         },
     )
 }
@@ -174,6 +232,10 @@ fn new() -> impl Strategy<Value = New> {
 fn ending() -> impl Strategy<Value = Ending> {
     prop_oneof![
         3 => Just(succeeded("[1]")),
+        2 => (0i64..300).prop_map(|input_tokens| Ending::Succeeded {
+            output: "[2]".into(),
+            usage: Some(Usage { input_tokens, output_tokens: 1 }),
+        }),
         1 => Just(failed()),
         1 => Just(cancelled()),
         3 => (0u64..4).prop_map(|seconds| retry(SECOND * u32::try_from(seconds).unwrap())),
@@ -193,6 +255,8 @@ fn ending() -> impl Strategy<Value = Ending> {
 struct World {
     executions: Vec<ExecutionId>,
     leases: Vec<Lease>,
+    /// What the attempt under each lease has to say of its provider when it ends.
+    news: HashMap<(ExecutionId, Token), ProviderNews>,
     /// How many pieces of output were given under each lease.
     chunks: HashMap<(ExecutionId, Token), i64>,
 }
@@ -225,7 +289,11 @@ async fn run(db: Db, steps: Vec<Step>) {
             let expected = ask(&model, &calls).await;
             let answers = ask(&store, &calls).await;
             assert_eq!(answers.said, expected.said, "{step:?}");
-            world.leases.extend(expected.leases);
+            for claimed in expected.claimed {
+                let lease = claimed.lease.clone();
+                world.news.insert((lease.id, lease.token), news_of(&claimed));
+                world.leases.push(lease);
+            }
         }
         for t in [&model, &store] {
             t.clock.advance(step.passing);
@@ -259,7 +327,9 @@ impl World {
                 })
             }
             Op::Settle { lease: index, ending } => {
-                Call::Settle(Settlement::new(lease(index), ending.clone()))
+                let lease = lease(index);
+                let news = self.news.get(&(lease.id, lease.token)).cloned();
+                Call::Settle(Settlement { lease, ending: ending.clone(), news })
             }
             Op::Renew { leases } => Call::Renew(leases.iter().map(lease).collect()),
             Op::Output { lease: index, chunks } => {
@@ -285,6 +355,16 @@ impl World {
     }
 }
 
+fn news_of(claimed: &Claimed) -> ProviderNews {
+    ProviderNews {
+        provider: claimed.spec.provider.clone(),
+        lane: claimed.lane.clone(),
+        signal: None,
+        observed: None,
+        reserved: claimed.reserved.clone(),
+    }
+}
+
 fn pick<T: Clone>(from: &[T], index: usize) -> Option<T> {
     (!from.is_empty()).then(|| from[index % from.len()].clone())
 }
@@ -299,6 +379,10 @@ fn submission(t: &TestStore, new: &New) -> NewExecution {
         spec.priority = new.priority;
         spec.schedule_at = new.delay.map(|seconds| spec.created_at + SECOND * seconds);
         spec.queue_timeout = new.queue_timeout.map(|seconds| SECOND * seconds);
+        spec.demand = new.demand.map(|(of_model, input_tokens)| {
+            let model = Some(if of_model { MODEL } else { "another" }.to_owned());
+            Demand { model, input_tokens, output_tokens: 3 }
+        });
         spec.request_id = new.request.map(|(request, _)| format!("request {request}"));
     });
     submission.request_hash = format!("{:?}", new.request);
@@ -308,25 +392,25 @@ fn submission(t: &TestStore, new: &New) -> NewExecution {
 /// What a store said to operations asked for at the same moment.
 struct Answers {
     said: Vec<String>,
-    leases: Vec<Lease>,
+    claimed: Vec<Claimed>,
 }
 
 async fn ask(t: &TestStore, calls: &[Call]) -> Answers {
     let answers = join_all(calls.iter().map(|call| answer(t, call.clone()))).await;
-    let (said, leases): (Vec<_>, Vec<_>) = answers.into_iter().unzip();
-    Answers { said, leases: leases.into_iter().flatten().collect() }
+    let (said, claimed): (Vec<_>, Vec<_>) = answers.into_iter().unzip();
+    Answers { said, claimed: claimed.into_iter().flatten().collect() }
 }
 
-async fn answer(t: &TestStore, call: Call) -> (String, Vec<Lease>) {
+async fn answer(t: &TestStore, call: Call) -> (String, Vec<Claimed>) {
     let store = &t.store;
-    let mut leases = Vec::new();
+    let mut claimed = Vec::new();
     let said = match call {
         Call::Submit(batch) => said(&store.submit(batch).await.unwrap()),
         Call::Claim(claim) => {
             let mut report = store.claim(claim).await.unwrap();
             // A hint only: some databases can tell beforehand that there is nothing to be had.
             report.passed_over.clear();
-            leases.extend(report.claimed.iter().map(|claimed| claimed.lease.clone()));
+            claimed.extend(report.claimed.iter().cloned());
             said(&report)
         }
         Call::Settle(settlement) => said(&store.settle(settlement).await.unwrap()),
@@ -336,18 +420,25 @@ async fn answer(t: &TestStore, call: Call) -> (String, Vec<Lease>) {
         Call::Recover(worker) => said(&store.recover(worker).await.unwrap()),
         Call::Plain(op) => plain(store, t, op).await,
     };
-    (said, leases)
+    (said, claimed)
 }
 
 async fn plain(store: &Store, t: &TestStore, op: Op) -> String {
     match op {
         Op::Advance => said(&store.advance(GRACE).await.unwrap()),
-        Op::Declare { provider, max_concurrent } => {
-            let limits = vec![(name(PROVIDERS[provider]), Limits::concurrent(max_concurrent))];
+        Op::Declare { provider, limits } => {
+            let limits = vec![(name(PROVIDERS[provider]), limits)];
             said(&store.declare(limits).await.unwrap())
         }
         Op::SetLimits { changes, expected, validate_only } => {
-            let changes = changes.iter().map(|(p, limit)| limit_change(PROVIDERS[*p], *limit));
+            let changes = changes.iter().map(|setting| LimitChange {
+                provider: name(PROVIDERS[setting.provider]),
+                update: match &setting.limits {
+                    Some(limits) => LimitUpdate::Set(overrides(limits)),
+                    None => LimitUpdate::Reset,
+                },
+                expires_at: setting.seconds.map(|seconds| t.clock.now() + SECOND * seconds),
+            });
             let changes = changes.collect();
             let expected = expected.map_or(ExpectedRevision::Any, ExpectedRevision::Newest);
             let set = store.set_limits(changes, Told::by_itself("why"), expected, validate_only);

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use flowgate::domain::{State, SystemClock, Timestamp};
+use flowgate::domain::{Limits, State, SystemClock, Timestamp};
 use flowgate::store::{
     BackendError, ClockSource, Listen, PostgresBackend, PostgresOptions, Store, StoreError,
     Submitted,
@@ -106,8 +106,7 @@ async fn limits_hold_whoever_claims() {
 async fn stores_that_declare_at_once_lose_no_override() {
     let t = TestStore::open(Kind::Postgres).await;
     let other = beside(&t).await;
-    let limits =
-        |max_concurrent| vec![(name("p"), flowgate::domain::Limits::concurrent(max_concurrent))];
+    let limits = |max_concurrent| vec![(name("p"), Limits::concurrent(max_concurrent))];
     let (here, there) = join!(t.store.declare(limits(2)), other.declare(limits(2)));
     let changed = here.unwrap().len() + there.unwrap().len();
     assert_eq!(changed, 1, "one of them added it, the other found it");
@@ -375,4 +374,28 @@ async fn a_database_that_is_not_there_is_an_error_without_the_password() {
     let said = flowgate::store::with_sources(&error);
     assert!(said.starts_with("cannot connect to the store: "), "{said}");
     assert!(!said.contains("hunter2") && !format!("{error:?}").contains("hunter2"), "{said}");
+}
+
+#[tokio::test]
+async fn a_queue_is_filled_exactly_by_two_replicas_at_once() {
+    let t = TestStore::open(Kind::Postgres).await;
+    let other = beside(&t).await;
+    let limits = Limits { max_pending: Some(17), ..Limits::concurrent(2) };
+    t.declare_limits("p", limits).await;
+    for round in 0..5 {
+        let submissions = (0..24).map(|n| {
+            let store = if n % 2 == 0 { &t.store } else { &other };
+            let batch = (0..1 + n % 3).map(|_| t.new_with("p", |_| {})).collect();
+            async move { store.submit(batch).await.unwrap() }
+        });
+        let answers = futures_util::future::join_all(submissions).await;
+        let stored: usize = answers.iter().flatten().map(Vec::len).sum();
+        assert_eq!(stored, if round == 0 { 17 } else { 2 }, "it is full, and no more than that");
+        let rows = other.providers().await.unwrap();
+        assert_eq!(rows[0].pending, 17);
+        for claimed in t.claim("p", 2).await {
+            t.succeed(&claimed.lease).await;
+        }
+    }
+    t.check().await;
 }

@@ -1,10 +1,10 @@
 //! Pausing and resuming a provider.
 
-use flowgate::domain::{Change, Clock, GateState, Signal, State};
+use flowgate::domain::{Change, Clock, Ending, GateState, Signal, State};
 use flowgate::store::{GateChange, ProviderNews, Settlement};
 use futures_util::future::join;
 
-use crate::store::fixture::{GRACE, SECOND, TestStore, name, retry};
+use crate::store::fixture::{GRACE, SECOND, TestStore, name, retry, succeeded};
 
 pub(crate) async fn a_paused_provider_gives_nothing_until_it_is_resumed(t: &TestStore) {
     t.declare("p", 2).await;
@@ -111,4 +111,20 @@ pub(crate) async fn a_rate_limit_outlives_a_pause_and_ends_with_a_resumption(t: 
     assert!(matches!(gate(t).await, GateState::Probing { .. }));
     let claimed = t.claim("p", 1).await;
     assert!(claimed[0].probe);
+}
+
+pub(crate) async fn a_probe_that_saw_nothing_makes_way_for_the_next(t: &TestStore) {
+    t.declare("p", 9).await;
+    t.submit_plain("p", 1).await;
+    rate_limited(t, SECOND * 60).await;
+    t.submit_plain("p", 2).await;
+    t.pass(SECOND * 60).await;
+    let probe = t.claim("p", 9).await;
+    assert_eq!((probe.len(), probe[0].probe), (1, true));
+    assert_eq!(t.claim("p", 9).await.len(), 0);
+    t.settle_telling(&probe[0], Ending::Released { begun: true }, Some(Signal::Unseen)).await;
+    let next = t.claim("p", 9).await;
+    assert_eq!((next.len(), next[0].probe), (1, true));
+    t.settle_telling(&next[0], succeeded("1"), Some(Signal::Answered)).await;
+    assert_eq!(gate(t).await, GateState::Open);
 }

@@ -6,10 +6,15 @@ mod commit;
 mod due;
 mod gate;
 mod handle;
+mod held;
 mod lease;
 mod limits;
 mod list;
 mod log;
+mod models;
+mod pending;
+mod rank;
+mod rates;
 mod settle;
 mod share;
 mod shortage;
@@ -70,6 +75,42 @@ conformance! {
         a_claim_tells_what_to_run_and_how_busy_the_provider_was,
         a_settlement_and_a_claim_at_once_reuse_the_room,
     ]
+    rank: [
+        a_lower_priority_submitted_long_enough_before_goes_first,
+        a_retry_keeps_its_head_start,
+        an_uncharged_retry_without_delay_keeps_its_place,
+    ]
+    rates: [
+        no_more_requests_begin_within_a_minute_than_the_budget_admits,
+        no_more_tokens_begin_within_a_minute_than_the_budgets_admit,
+        a_models_budget_holds_back_its_own_work_only,
+        a_settlement_with_less_usage_frees_what_it_did_not_take,
+        a_settlement_with_more_usage_takes_it,
+        what_ends_after_its_minute_leaves_the_budget_as_it_is,
+        what_asks_for_more_than_the_budget_begins_when_nothing_else_did,
+        a_large_one_is_not_overtaken_by_small_ones_behind_it,
+        what_is_only_to_be_stopped_takes_nothing_of_a_budget,
+    ]
+    held: [
+        what_is_held_back_is_told_and_not_again_within_ten_seconds,
+        what_is_held_back_is_taken_back_when_nothing_is,
+        what_is_held_back_is_taken_back_when_all_that_waited_is_cancelled,
+        what_is_held_back_is_told_anew_when_a_pause_is_over,
+    ]
+    models: [
+        a_models_gate_closes_for_its_own_work_only,
+        a_closed_models_gate_is_tried_and_opened_by_an_answer,
+        an_operator_opens_a_models_gate,
+        what_waits_in_another_models_lane_moves,
+        what_waits_in_a_models_lane_is_found_when_its_limits_are_gone,
+        what_waits_behind_a_models_gate_is_cancelled_and_stopped,
+    ]
+    pending: [
+        a_full_queue_takes_nothing_more_until_something_starts,
+        a_batch_that_does_not_fit_stores_nothing_of_it,
+        a_repeated_request_passes_a_full_queue,
+        submissions_at_once_fill_a_queue_exactly,
+    ]
     share: [
         a_worker_that_shares_takes_its_share_and_tells_what_it_left,
         a_share_is_of_the_limit_in_force,
@@ -91,6 +132,7 @@ conformance! {
         an_unknown_provider_cannot_be_paused,
         a_rate_limit_outlives_a_pause_and_ends_with_a_resumption,
         a_pause_and_an_advance_at_once_agree_on_what_is_due_next,
+        a_probe_that_saw_nothing_makes_way_for_the_next,
     ]
     shortage: [
         a_shortage_is_told_once_work_has_waited,
@@ -190,7 +232,14 @@ conformance! {
         the_expected_revision_counts_limits_that_are_kept,
         validating_changes_nothing,
         an_unknown_provider_leaves_all_limits_alone,
+        no_more_models_have_limits_than_a_provider_may_have,
+        limits_set_for_a_time_return_to_what_they_were,
+        changes_of_limits_are_read_newest_first,
         providers_are_shown_with_what_they_have_to_do,
+        limits_set_for_a_time_return_to_what_was_before,
+        limits_set_for_a_time_twice_return_to_what_held_for_good,
+        what_is_set_for_good_meanwhile_stays,
+        a_limit_that_moves_by_itself_stays_within_its_bounds,
     ]
     commit: [
         operations_that_wait_together_share_a_commit_and_get_their_own_answers,

@@ -4,6 +4,10 @@
 //! `FLOWGATE_TEST_ROUNDS` sets how many seeded rounds are played (2 unless set),
 //! `FLOWGATE_TEST_SEED` the first seed.
 
+mod pending;
+mod rates;
+mod set;
+
 use std::time::Duration;
 
 use flowgate::pb::{
