@@ -1,11 +1,11 @@
 -- Limits besides max_concurrent (JSON, as declared and as overridden), the max_concurrent in force, and
--- when an override ends that was made for a time.
+-- when something is due besides the gate: the end of an override that was made for a time, say.
 ALTER TABLE providers
     ADD COLUMN in_force integer NOT NULL DEFAULT 1;
 ALTER TABLE providers
     ADD COLUMN limits text;
 ALTER TABLE providers
-    ADD COLUMN limits_until bigint;
+    ADD COLUMN due_at bigint;
 UPDATE providers SET in_force = coalesce(overriding_max, declared_max);
 
 -- What began within the last minute, by the provider and by its models, and what is held back (JSON).
@@ -24,5 +24,10 @@ UPDATE records SET rank = due_at - priority::bigint * 60000000 WHERE state IN (0
 
 DROP INDEX records_ready;
 CREATE INDEX records_ready
-    ON records (provider, lane, interrupted DESC, rank, id)
+    ON records (provider, lane, interrupted DESC, rank, id, due_at)
     WHERE ready;
+
+-- What is claimed only to be stopped at its provider: looked for also where a gate holds back all else.
+CREATE INDEX records_to_stop
+    ON records (provider, id)
+    WHERE ready AND interrupted AND cancel_requested_at IS NOT NULL;

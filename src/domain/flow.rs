@@ -14,13 +14,18 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Admission, ClosedBy, Demand, ExecutionId, Health, Heard, Limits, Reserved, Signal, Timestamp,
-    Usage, Window,
+    Usage, Window, second_of,
 };
 
 /// The lane of those whose model has no lane.
 pub const COMMON_LANE: &str = "";
 /// How often one is told anew until when work is held back by a rate.
 const TELLING_PAUSE: Duration = Duration::from_secs(10);
+/// How long after that time it is believed though nobody told it anew.
+const DOUBT: Duration = Duration::from_secs(15);
+/// How long it is said at least, so that work on the edge of a budget does not say so with every
+/// execution.
+const LIFTING_PAUSE: Duration = Duration::from_secs(1);
 
 /// Something that holds work back.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -167,12 +172,21 @@ impl Flow {
         now: Timestamp,
     ) -> Reserved {
         let tokens = counted(limits, lane, demand);
-        self.window.reserve(tokens, now);
+        self.tidy(now);
+        let of_model = self.models.get(lane).and_then(|model| model.window.newest());
+        let newest = self.window.newest().into_iter().chain(of_model).max();
+        let second = newest.map_or(second_of(now), |newest| newest.max(second_of(now)));
+        self.window.reserve(tokens, second);
         let model = self.models.get_mut(lane).map(|model| {
-            model.window.reserve(tokens, now);
+            model.window.reserve(tokens, second);
             lane.to_owned()
         });
-        Reserved { at: now, model, input_tokens: tokens.0, output_tokens: tokens.1 }
+        Reserved { at: now, second, model, input_tokens: tokens.0, output_tokens: tokens.1 }
+    }
+
+    fn tidy(&mut self, now: Timestamp) {
+        let of_models = self.models.values_mut().map(|model| &mut model.window);
+        of_models.chain([&mut self.window]).for_each(|window| window.tidy(now));
     }
 
     /// Counts what an attempt really consumed instead of what was reserved for it; `false` if that
@@ -231,6 +245,24 @@ impl Flow {
         self.tell(holds, now)
     }
 
+    /// When what is told of budgets is no longer to be believed, because nobody confirmed it: those
+    /// who could may wait for something else.
+    pub fn doubtful_at(&self) -> Option<Timestamp> {
+        let rates = self.holds.iter().filter_map(|hold| match hold.by {
+            HeldBy::Rate { until } => Some(until + DOUBT),
+            HeldBy::Closed { .. } | HeldBy::Probing { .. } | HeldBy::NoWorker => None,
+        });
+        rates.min()
+    }
+
+    /// Takes back what is not to be believed any more; returns whether there was such.
+    pub fn doubt(&mut self, now: Timestamp) -> bool {
+        let believed =
+            |hold: &&Hold| !matches!(hold.by, HeldBy::Rate { until } if until + DOUBT <= now);
+        let holds: Vec<_> = self.holds.iter().filter(believed).cloned().collect();
+        self.tell(holds, now)
+    }
+
     /// Says that no worker serves the provider, or takes that back; returns whether that is news.
     pub fn is_unserved(&mut self, unserved: bool, now: Timestamp) -> bool {
         let mut holds: Vec<_> =
@@ -250,6 +282,14 @@ impl Flow {
         let old = self.told_at.is_none_or(|told| now.since(told) >= TELLING_PAUSE);
         let outdated = |hold: &Hold| matches!(hold.by, HeldBy::Rate { until } if until <= now);
         if alike && !(old && self.holds.iter().any(outdated)) {
+            return false;
+        }
+        let only_lifts_rates = holds.iter().all(|hold| self.holds.contains(hold))
+            && self.holds.iter().all(|hold| {
+                holds.contains(hold)
+                    || matches!(hold.by, HeldBy::Rate { until } if until + DOUBT > now)
+            });
+        if only_lifts_rates && self.told_at.is_some_and(|told| now.since(told) < LIFTING_PAUSE) {
             return false;
         }
         self.holds = holds;

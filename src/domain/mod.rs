@@ -35,7 +35,7 @@ pub use limits::{
     Overrides, RateOverrides, Rates, check_model,
 };
 pub use provider::{Expiry, GateState, Pause, ProviderRecord, Told};
-pub use rate::{Demand, Reserved, Window};
+pub use rate::{Demand, Reserved, Window, second_of};
 pub use record::{Ending, Fenced, Lease, Record};
 pub use retry::{LONGEST_HINT, MAX_CRASHES, Retrial, RetryPolicy, RetryRequest, RetryRules};
 pub use retry_budget::{RetryBudget, RetryMeter};

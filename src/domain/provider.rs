@@ -254,8 +254,14 @@ impl ProviderRecord {
 
     /// When something about it is due: its gate, or the end of what was set for a time.
     pub fn due_at(&self) -> Option<Timestamp> {
+        self.gate_due_at().into_iter().chain(self.other_due_at()).min()
+    }
+
+    /// When something about it is due besides its gate: the end of what was set for a time, or of what
+    /// is to be believed of its budgets.
+    pub fn other_due_at(&self) -> Option<Timestamp> {
         let expiry = self.expiry.as_ref().map(|expiry| expiry.at);
-        self.gate_due_at().into_iter().chain(expiry).min()
+        expiry.into_iter().chain(self.flow.doubtful_at()).min()
     }
 
     /// What its gate lets through.

@@ -14,6 +14,8 @@ use super::{Rates, Timestamp, Usage};
 /// The seconds that a window is long, and one that is not over yet.
 const SECONDS: i64 = 61;
 const MICROS: i64 = 1_000_000;
+/// How far ahead of the clock what began may lie: replicas' transactions overlap a little.
+const FUTURE: i64 = 5;
 
 /// What an execution is expected to take of its provider's budgets.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,6 +34,9 @@ pub struct Demand {
 pub struct Reserved {
     /// When.
     pub at: Timestamp,
+    /// The second that it counts in: that of `at`, or a later one where the clock was set back.
+    #[serde(default)]
+    pub second: i64,
     /// Of which model's budget besides the provider's, if it has one of its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
@@ -120,35 +125,45 @@ impl Window {
         Err(Timestamp::from_micros(now.as_micros() + SECONDS * MICROS))
     }
 
-    /// Counts one more attempt.
-    pub fn reserve(&mut self, tokens: (u64, u64), now: Timestamp) {
+    /// Forgets what no longer counts. What a clock that was set back makes lie in the future counts
+    /// from now, or it would for as long as the clock was set back.
+    pub fn tidy(&mut self, now: Timestamp) {
+        let index = second_of(now);
+        if self.newest().is_some_and(|newest| newest > index + FUTURE) {
+            let sum = self.seconds.drain(..).fold((0, 0, 0), add);
+            self.seconds.push_back(Second(index, sum.0, sum.1, sum.2));
+        }
         while self.seconds.front().is_some_and(|second| second.over_at() <= now) {
             self.seconds.pop_front();
         }
-        let index = now.as_micros().div_euclid(MICROS);
-        // A clock that was set back counts for the newest second there is.
+    }
+
+    /// The newest second in which something began.
+    pub fn newest(&self) -> Option<i64> {
+        self.seconds.back().map(|second| second.0)
+    }
+
+    /// Counts one more attempt in this second, none older than the newest.
+    pub fn reserve(&mut self, tokens: (u64, u64), second: i64) {
         match self.seconds.back_mut() {
-            Some(last) if last.0 >= index => {
+            Some(last) if last.0 >= second => {
                 *last = Second(
                     last.0,
-                    last.1 + 1,
+                    last.1.saturating_add(1),
                     last.2.saturating_add(tokens.0),
                     last.3.saturating_add(tokens.1),
                 );
             }
-            Some(_) | None => self.seconds.push_back(Second(index, 1, tokens.0, tokens.1)),
+            Some(_) | None => self.seconds.push_back(Second(second, 1, tokens.0, tokens.1)),
         }
     }
 
     /// Counts what an attempt really consumed instead of what was reserved when it began; `false` if
     /// that is too long ago to matter.
     pub fn settle(&mut self, reserved: &Reserved, usage: Usage) -> bool {
-        let index = reserved.at.as_micros().div_euclid(MICROS);
-        // Its second was forgotten: what is left counts others.
-        if self.seconds.back().is_none_or(|last| last.0 >= index + SECONDS) {
-            return false;
-        }
-        let Some(second) = self.seconds.iter_mut().find(|second| second.0 >= index) else {
+        // Where its second was forgotten, what is left counts others.
+        let Some(second) = self.seconds.iter_mut().find(|second| second.0 == reserved.second)
+        else {
             return false;
         };
         let settled = |counted: u64, reserved: u64, used: i64| {
@@ -158,6 +173,11 @@ impl Window {
         second.3 = settled(second.3, reserved.output_tokens, usage.output_tokens);
         true
     }
+}
+
+/// The second that this time is in.
+pub fn second_of(at: Timestamp) -> i64 {
+    at.as_micros().div_euclid(MICROS)
 }
 
 fn add(sum: (u64, u64, u64), second: Second) -> (u64, u64, u64) {
@@ -206,7 +226,8 @@ mod tests {
                     now = until;
                 }
                 prop_assert!(window.admits(&BUDGET, tokens, now).is_ok());
-                window.reserve(tokens, now);
+                window.tidy(now);
+                window.reserve(tokens, second_of(now));
                 begun.push((now, tokens));
                 let (requests, read, written) = within(&begun, now);
                 prop_assert!(requests <= 7 && read <= 500 && written <= 300);
@@ -219,9 +240,9 @@ mod tests {
         ) {
             let mut window = Window::default();
             let at = Timestamp::from_micros(5_000_000);
-            window.reserve(estimate, at);
+            window.reserve(estimate, second_of(at));
             let reserved = Reserved {
-                at, model: None, input_tokens: estimate.0, output_tokens: estimate.1,
+                at, second: second_of(at), model: None, input_tokens: estimate.0, output_tokens: estimate.1,
             };
             let usage = Usage { input_tokens: used.0, output_tokens: used.1 };
             prop_assert!(window.settle(&reserved, usage));
@@ -231,12 +252,26 @@ mod tests {
     }
 
     #[test]
+    fn a_clock_that_is_set_back_keeps_nothing_waiting_for_longer_than_a_minute() {
+        let mut window = Window::default();
+        let hour = Duration::from_secs(3_600);
+        let before = Timestamp::from_micros(10_000 * MICROS);
+        (0..7).for_each(|_| window.reserve((0, 0), second_of(before)));
+        let now = before - hour;
+        window.tidy(now);
+        let until = window.admits(&BUDGET, (0, 0), now).unwrap_err();
+        assert!(until.since(now) <= Duration::from_secs(61));
+    }
+
+    #[test]
     fn what_ends_after_its_minute_is_over_leaves_the_counts_of_others_alone() {
         let mut window = Window::default();
         let (at, later) = (Timestamp::from_micros(0), Timestamp::from_micros(70 * MICROS));
-        window.reserve((400, 0), at);
-        window.reserve((300, 0), later);
-        let reserved = Reserved { at, model: None, input_tokens: 400, output_tokens: 0 };
+        window.reserve((400, 0), second_of(at));
+        window.tidy(later);
+        window.reserve((300, 0), second_of(later));
+        let second = second_of(at);
+        let reserved = Reserved { at, second, model: None, input_tokens: 400, output_tokens: 0 };
         let usage = Usage { input_tokens: 10, output_tokens: 0 };
         assert!(!window.settle(&reserved, usage), "it no longer counts");
         assert_eq!(window.spent(later), (1, 300, 0));
@@ -248,7 +283,7 @@ mod tests {
         let now = Timestamp::from_micros(0);
         let huge = BUDGET.counted((1_000_000, 0));
         assert!(window.admits(&BUDGET, huge, now).is_ok());
-        window.reserve((1, 0), now);
+        window.reserve((1, 0), second_of(now));
         let until = window.admits(&BUDGET, huge, now).unwrap_err();
         assert_eq!(until, now + Duration::from_secs(61));
         assert!(window.admits(&BUDGET, huge, until).is_ok());

@@ -122,6 +122,9 @@ impl Agenda {
 
     /// Something waits for room at this provider, and room may have been made before it was stored.
     pub(super) fn heard_of_waiting(&mut self, provider: &ProviderName, now: Instant) {
+        if self.timed.get(provider).is_some_and(|at| *at > now) {
+            return;
+        }
         self.look_around_at(provider, now + WAITING_PAUSE);
     }
 

@@ -5,13 +5,13 @@
 //! waits.
 
 use super::{Bottleneck, Engine, Scaling, WorkerReport, WorkerView};
-use crate::domain::{Admission, HeldBy, Hold, Timestamp};
+use crate::domain::{Admission, COMMON_LANE, Timestamp};
 use crate::store::{ProviderRow, Result};
 
 /// How many executions of this provider could start now, if there were slots for them.
 pub(super) fn startable(row: &ProviderRow, now: Timestamp) -> u64 {
     let free = match row.record.admits(now) {
-        Admission::All if is_spent(row) => 0,
+        Admission::All if is_spent(row, now) => 0,
         Admission::All => {
             u64::from(row.record.effective().max_concurrent).saturating_sub(row.running)
         }
@@ -22,9 +22,9 @@ pub(super) fn startable(row: &ProviderRow, now: Timestamp) -> u64 {
 }
 
 /// Whether the provider's budget of the minute holds all of its work back.
-fn is_spent(row: &ProviderRow) -> bool {
-    let of_all = |hold: &Hold| hold.model.is_none() && matches!(hold.by, HeldBy::Rate { .. });
-    row.record.flow.holds().iter().any(of_all)
+fn is_spent(row: &ProviderRow, now: Timestamp) -> bool {
+    let record = &row.record;
+    record.flow.admits(&record.effective(), COMMON_LANE, None, now).is_err()
 }
 
 impl Engine {
@@ -134,7 +134,7 @@ enum Gate {
 impl<'a> Waits<'a> {
     fn of(row: &'a ProviderRow, now: Timestamp) -> Self {
         let gate = match row.record.admits(now) {
-            Admission::All if is_spent(row) => Gate::Spent,
+            Admission::All if is_spent(row, now) => Gate::Spent,
             Admission::All => Gate::Open,
             Admission::Nothing if row.record.pause.is_some() => Gate::Paused,
             Admission::Probe | Admission::Nothing => Gate::Closed,

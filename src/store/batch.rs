@@ -435,6 +435,8 @@ impl<'t> Batch<'t> {
     pub(super) async fn finish(mut self) -> Result<(Appended, Vec<Notice>)> {
         self.write_executions().await?;
         if self.log.is_empty() {
+            // What is noted of a provider need not be worth an entry.
+            self.write_providers().await?;
             return Ok((Appended { first: 0, at: self.now }, Vec::new()));
         }
         let appended = self.transaction.append(self.now, &self.log).await?;

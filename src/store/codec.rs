@@ -1,6 +1,6 @@
 //! Rows as the databases keep them, read into the domain's types; the same for all of them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use std::str::FromStr;
 use std::time::Duration;
@@ -12,9 +12,9 @@ use super::{
     BackendError, Head, Load, Logged, Notice, ProviderRow, Totals, WorkerRow, WorkerStatus,
 };
 use crate::domain::{
-    Adaptive, Change, Demand, Event, ExecutionId, Expiry, Flow, Health, Input, Limits, OnLost,
-    Overrides, Pause, ProviderName, ProviderRecord, Record, RetryPolicy, Spec, State, Timestamp,
-    Token, Usage, Wait, WorkerId,
+    Adaptive, COMMON_LANE, Change, Demand, Event, ExecutionId, Expiry, Flow, Health, Input, Limits,
+    OnLost, Overrides, Pause, ProviderName, ProviderRecord, Record, RetryPolicy, Spec, State,
+    Timestamp, Token, Usage, Wait, WorkerId,
 };
 
 type Result<T> = std::result::Result<T, BackendError>;
@@ -58,7 +58,7 @@ pub(super) use spec_columns;
 macro_rules! provider_columns {
     () => {
         "name, declared_max, overriding_max, paused, pause_reason, pause_until, limits_revision, \
-         gate_revision, shortage, health, closed_until, in_force, limits, limits_until, flow"
+         gate_revision, shortage, health, closed_until, in_force, limits, due_at, flow"
     };
 }
 pub(super) use provider_columns;
@@ -92,6 +92,9 @@ struct StoredLimits {
     expiry: Option<Expiry>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     adapted: Option<Adaptive>,
+    /// Models that work waits apart for, be it because they had limits once.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    lanes: BTreeSet<String>,
 }
 
 /// How far changes move the totals that the store keeps.
@@ -186,17 +189,26 @@ pub(super) fn health(health: &Health) -> Result<Option<String>> {
 /// What there is to say of a provider's limits besides the numbers that have columns of their own.
 pub(super) fn limits(record: &ProviderRecord) -> Result<Option<String>> {
     let ProviderRecord { declared, overriding, expiry, adapted, .. } = record;
+    let mut lanes: BTreeSet<_> = record.flow.lanes(&record.effective()).into_iter().collect();
+    lanes.remove(COMMON_LANE);
     let plain = declared.is_plain()
         && overriding.max_concurrent.is_none_or(|max| *overriding == Overrides::concurrent(max))
         && (overriding.max_concurrent.is_some() || overriding.is_empty())
         && expiry.is_none()
-        && adapted.is_none();
+        && adapted.is_none()
+        && lanes.is_empty();
     if plain {
         return Ok(None);
     }
     let (declared, overriding) = (declared.clone(), overriding.clone());
-    json(&StoredLimits { declared, overriding, expiry: expiry.clone(), adapted: adapted.clone() })
-        .map(Some)
+    json(&StoredLimits {
+        declared,
+        overriding,
+        expiry: expiry.clone(),
+        adapted: adapted.clone(),
+        lanes,
+    })
+    .map(Some)
 }
 
 /// What is kept of a provider's flow; nothing where there is nothing to say.
@@ -314,9 +326,10 @@ pub(super) fn provider(row: &impl Columns) -> Result<ProviderRecord> {
             },
             expiry: None,
             adapted: None,
+            lanes: BTreeSet::new(),
         },
     };
-    let StoredLimits { declared, overriding, expiry, adapted } = stored;
+    let StoredLimits { declared, overriding, expiry, adapted, lanes: _ } = stored;
     Ok(ProviderRecord {
         name: parse(row, 0)?,
         declared,
@@ -377,11 +390,11 @@ pub(super) fn worker(row: &impl Columns) -> Result<WorkerRow> {
 /// Reads `name, running, has_ready, has_unmarked, in_force, limits`, the name apart.
 pub(super) fn load(row: &impl Columns) -> Result<Load> {
     let limits = row.text(5)?.map(|text| from_json::<StoredLimits>("a provider's limits", text));
-    let limits = limits.transpose()?.map(|stored| stored.overriding.over(&stored.declared));
-    let limits = limits.unwrap_or_default();
+    let stored = limits.transpose()?;
+    let max_pending = |it: &StoredLimits| it.overriding.over(&it.declared).max_pending;
     Ok(Load {
-        max_pending: limits.max_pending,
-        models: limits.models.into_keys().collect(),
+        max_pending: stored.as_ref().and_then(max_pending),
+        models: stored.map(|stored| stored.lanes).unwrap_or_default(),
         running: number(row, 1)?,
         has_ready: row.flag(2)?,
         has_unmarked: row.flag(3)?,

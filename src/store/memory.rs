@@ -248,7 +248,7 @@ impl Transaction for MemoryTransaction {
                 has_unmarked: self.staged.of(name).any(is_unmarked),
                 limit: provider.effective().max_concurrent,
                 max_pending: provider.effective().max_pending,
-                models: provider.effective().models.into_keys().collect(),
+                models: provider.flow.lanes(&provider.effective()).into_iter().collect(),
             };
             Some((name.clone(), load))
         };

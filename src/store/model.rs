@@ -75,7 +75,7 @@ pub struct Load {
     pub limit: u32,
     /// The most executions that may be pending, if there is such a bound.
     pub max_pending: Option<u32>,
-    /// Models that have limits of their own.
+    /// Models whose work waits in lanes of their own.
     pub models: BTreeSet<String>,
 }
 

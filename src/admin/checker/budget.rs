@@ -77,7 +77,9 @@ impl Budgets {
         findings.expect(Rule::Rates, reserved.at <= at, || {
             format!("counted as begun at {:?}, after it was logged", reserved.at)
         });
-        self.begun.retain(|begun| reserved.at.since(begun.reserved.at) < MINUTE);
+        // One that lies ahead by more was counted by a clock that was set back since.
+        let near = |at: Timestamp| reserved.at.since(at) < MINUTE && at.since(reserved.at) < MINUTE;
+        self.begun.retain(|begun| near(begun.reserved.at));
         let rates = |model: &String| self.limits.models.get(model).copied();
         let of_model = reserved.model.as_ref().and_then(rates);
         let corrected = self.limits.rates.counts_tokens()

@@ -1,6 +1,7 @@
 //! A provider as the log has it: what it may run, and what it runs.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use super::budget::Budgets;
 use super::finding::{Findings, Rule};
@@ -8,6 +9,10 @@ use crate::domain::{
     Change, ExecutionId, Limits, Overrides, PROBE_PAUSE, ProviderName, ProviderRecord, Reserved,
     Timestamp, Token, Usage,
 };
+
+/// How much later than it was decided an entry may be logged: a claim decides by the time at which its
+/// transaction began, and two of them may have waited for different times to be logged.
+const SLACK: Duration = Duration::from_secs(2);
 
 /// A gate that closes by itself, as the log has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,7 +32,7 @@ impl Closed {
     /// One is let through to see; whether that may be.
     pub(super) fn probed_by(&mut self, id: ExecutionId, at: Timestamp) -> bool {
         let Self::Probing { last } = self else { return false };
-        let alone = last.is_none_or(|(_, last)| at >= last + PROBE_PAUSE);
+        let alone = last.is_none_or(|(_, last)| at + SLACK >= last + PROBE_PAUSE);
         *last = Some((id, at));
         alone
     }

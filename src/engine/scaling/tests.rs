@@ -1,5 +1,5 @@
 use super::*;
-use crate::domain::{Lack, Limits, Pause, ProviderName, ProviderRecord, Shortage, WorkerId};
+use crate::domain::{Lack, Limits, Pause, ProviderName, ProviderRecord, Rates, Shortage, WorkerId};
 use crate::engine::{Figures, PoolReport, ServedProvider, WorkerConfiguration, WorkerReport};
 use crate::store::{WorkerRow, WorkerStatus};
 
@@ -57,8 +57,10 @@ fn where_nothing_waits_more_replicas_are_not_needed() {
 #[test]
 fn more_replicas_do_not_help_where_the_budget_of_the_minute_is_spent() {
     let mut spent = row("openai", 1, 57, 30);
-    let until = Timestamp::from_micros(60_000_000);
-    spent.record.flow.found(&[], &[Hold::rate(None, until)], Timestamp::default());
+    let rates = Rates { requests_per_minute: Some(1), ..Rates::default() };
+    spent.record.declared.rates = rates;
+    let limits = spent.record.effective();
+    spent.record.flow.reserve(&limits, "", None, Timestamp::default());
     let told = told(&[spent], &[worker(1, 4, 0)]);
     assert_eq!((told.bottleneck, told.pending_for_replicas), (Bottleneck::Rate, 0));
     assert!(told.message.contains("the budget of this minute of provider openai is spent"));

@@ -161,23 +161,24 @@ impl Operation for Claim {
                         return None;
                     }
                 };
-                if queue.has_closed() {
-                    shut.push((wanted.provider.clone(), room));
-                }
                 if !load.has_ready {
                     queue.is_empty();
                 }
-                queues.insert(wanted.provider.clone(), queue);
                 let offer = Offer::new(load, limit, &wanted, place);
+                let offer = if queue.is_unseen() { offer.declined() } else { offer };
+                queues.insert(wanted.provider.clone(), queue);
                 Some((wanted.provider, offer))
             })
             .collect();
         let kept = hand_out(offers.values_mut(), self.slots, self.kept, self.beyond);
         let mut taken = self.take(batch, &mut offers, &mut queues).await?;
-        let unseen = queues.iter().filter(|(_, queue)| queue.is_unseen());
-        shut.extend(unseen.filter_map(|(name, _)| Some((name.clone(), offers.get(name)?.free))));
+        let held_back = queues.iter().filter(|(_, queue)| queue.holds_back());
+        shut.extend(
+            held_back.filter_map(|(name, _)| Some((name.clone(), offers.get(name)?.left()))),
+        );
+        let gave_way = queues.values().any(Queue::holds_back);
         let free = self.slots.saturating_sub(u32::try_from(taken.len()).unwrap_or(u32::MAX));
-        for record in stopped_behind(batch, shut, &queues, free).await? {
+        for record in stopped_behind(batch, shut, free).await? {
             let before = record.clone();
             let (lease, charged) = batch.claim(record, self.worker, self.lease, None);
             taken.push(Taken {
@@ -193,8 +194,9 @@ impl Operation for Claim {
         end_shortages(batch, &offers, self.worker);
         let full = mark_waiting(batch, &offers).await?;
         let spare = self.slots.saturating_sub(u32::try_from(taken.len()).unwrap_or(u32::MAX));
-        // Where nothing was taken nothing has changed, and another claim would get nothing either.
-        let slots_left = spare > kept && !taken.is_empty();
+        // Where nothing was taken nothing has changed, and another claim would get nothing either, unless
+        // a slot went to work that is held back.
+        let slots_left = spare > kept && (gave_way || !taken.is_empty());
         for (provider, offer) in offers {
             let lacked_slots = slots_left && offer.lacks_slots();
             let more = full.contains(&provider) || again.contains(&provider) || lacked_slots;
@@ -228,7 +230,7 @@ impl Claim {
         let look_at = look_at.filter(|(_, most)| *most > 0);
         let picks: Vec<_> = look_at
             .flat_map(|(name, most)| {
-                queues.get_mut(name).map(|it| it.picks(name, most, now)).unwrap_or_default()
+                queues.get_mut(name).map(|queue| queue.picks(name, most)).unwrap_or_default()
             })
             .collect();
         let mut ready = batch.ready(&picks).await?;
@@ -246,6 +248,9 @@ impl Claim {
                     let Some(offer) = offers.get_mut(&record.provider) else { continue };
                     if offer.is_full() {
                         queue.leaves_some();
+                        continue;
+                    }
+                    if offer.has_seen_all() {
                         continue;
                     }
                     if !offer.claims_next() {
@@ -375,12 +380,11 @@ impl Claim {
     }
 }
 
-/// What neither a closed gate nor a spent budget holds back: executions that are claimed only to be stopped at their
-/// provider, as many as its limit has room for.
+/// What neither a closed gate nor a spent budget holds back: executions that are claimed only to be
+/// stopped at their provider, as many as its limit has room for.
 async fn stopped_behind(
     batch: &mut Batch<'_>,
     mut shut: Vec<(ProviderName, u32)>,
-    queues: &BTreeMap<ProviderName, Queue>,
     free: u32,
 ) -> Result<Vec<Record>, BackendError> {
     shut.retain(|(_, room)| *room > 0);
@@ -388,11 +392,7 @@ async fn stopped_behind(
         return Ok(Vec::new());
     }
     let mut found = batch.cancelling(&shut).await?;
-    // Where the gate of a lane is closed, only what waits in that was not looked at yet.
-    let unseen =
-        |queue: &Queue, record: &Record| queue.is_unseen() || queue.is_closed(&record.lane);
-    found.retain(|record| queues.get(&record.provider).is_none_or(|queue| unseen(queue, record)));
-    // It may have been the one that was let through to see.
+    // One of an open lane was claimed before.
     found.retain(|record| batch.record(record.id).is_none_or(Record::is_ready));
     found.truncate(usize::try_from(free).unwrap_or(usize::MAX));
     Ok(found)

@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::share::AT_ONCE;
 use crate::domain::{
     Admission, COMMON_LANE, ExecutionId, Flow, Hold, Limits, ProviderName, ProviderRecord, Record,
     Reserved, Spent, Timestamp,
@@ -21,7 +22,7 @@ pub(super) struct Queue {
     /// What the gate of each lane lets through.
     lanes: BTreeMap<String, Admission>,
     looked_at: BTreeSet<String>,
-    /// Since when, and until when, the provider's budget is spent, and those of models.
+    /// Until when the provider's budget is spent, and those of models.
     spent: Option<Timestamp>,
     models_spent: BTreeMap<String, Timestamp>,
     touched: bool,
@@ -53,16 +54,23 @@ impl Queue {
             (lane, admission)
         });
         let lanes = lanes.collect();
+        // Where nothing may begin, however little it takes, there is no need to look at any.
+        let spent = match flow.admits(&limits, COMMON_LANE, None, now) {
+            Err(Spent::Provider(until)) => Some(until),
+            Ok(()) | Err(Spent::Model(_)) => None,
+        };
+        // That says nothing of the budgets of models.
+        let looked_at = spent.map(|_| COMMON_LANE.to_owned()).into_iter().collect();
         Self {
+            unseen: spent.is_some(),
             touched: flow != record.flow,
             limits,
             flow,
             lanes,
-            looked_at: BTreeSet::new(),
-            spent: None,
+            looked_at,
+            spent,
             models_spent: BTreeMap::new(),
             moved: 0,
-            unseen: false,
             left: false,
         }
     }
@@ -73,25 +81,13 @@ impl Queue {
     }
 
     /// What to look at to find the first `most` of the queue.
-    pub(super) fn picks(
-        &mut self,
-        provider: &ProviderName,
-        most: u32,
-        now: Timestamp,
-    ) -> Vec<Pick> {
-        if let Err(Spent::Provider(until)) = self.flow.admits(&self.limits, COMMON_LANE, None, now)
-        {
-            // Nothing may begin, however little it takes: there is no need to look at any.
-            self.spent = Some(until);
-            self.unseen = true;
-            // That says nothing of the budgets of models.
-            self.looked_at.insert(COMMON_LANE.to_owned());
-            return Vec::new();
-        }
+    pub(super) fn picks(&mut self, provider: &ProviderName, most: u32) -> Vec<Pick> {
         let open = self.lanes.iter().filter(|(_, admission)| **admission != Admission::Nothing);
         let picks = open.map(|(lane, admission)| {
             // One more shows whether the limit is what keeps work waiting.
             let most = most.saturating_add(u32::from(self.limits.adaptive.is_some()));
+            // What waits in the common lane and belongs to another is moved by the hundred.
+            let most = if self.lanes.len() > 1 { most.max(AT_ONCE) } else { most };
             let most = if *admission == Admission::Probe { 1 } else { most };
             Pick { provider: provider.clone(), lane: lane.clone(), most }
         });
@@ -123,6 +119,11 @@ impl Queue {
     /// The lane that an execution belongs to.
     pub(super) fn lane_of<'a>(&self, record: &'a Record) -> &'a str {
         record.own_lane(|model| self.lanes.contains_key(model))
+    }
+
+    /// Whether something was left because of a gate or a budget.
+    pub(super) fn holds_back(&self) -> bool {
+        self.spent.is_some() || !self.models_spent.is_empty() || self.has_closed()
     }
 
     /// What becomes of this one, which is the next.

@@ -76,6 +76,21 @@ impl Offer {
         self.seen <= self.take
     }
 
+    /// The same where nothing of it may be taken now.
+    pub(super) fn declined(self) -> Self {
+        Self { wanted: 0, share: 0, ..self }
+    }
+
+    /// How many more may run after what was taken.
+    pub(super) fn left(&self) -> u32 {
+        self.free.saturating_sub(self.claimed())
+    }
+
+    /// Whether as many were looked at as were asked for.
+    pub(super) fn has_seen_all(&self) -> bool {
+        self.seen >= self.look_at()
+    }
+
     /// Whether as much is taken as the limit leaves room for.
     pub(super) fn is_full(&self) -> bool {
         self.claimed() >= self.free

@@ -9,10 +9,11 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
+use super::queue::{Queue, Turn};
 use super::{Operation, Phase};
-use crate::domain::{Change, ProviderName, Shortage, WorkerId};
+use crate::domain::{Change, ProviderName, Record, Shortage, WorkerId};
 use crate::store::batch::{Batch, Needs};
-use crate::store::{BackendError, Lane, Load, Pick};
+use crate::store::{BackendError, Lane, Load};
 
 /// What a worker wants known of the work that it leaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,11 +95,16 @@ impl TellShortage {
             return Ok(false);
         }
         let ready_before = batch.now() - patience;
+        let now = batch.now();
         let Some(record) = batch.provider(&self.provider) else { return Ok(false) };
-        let lanes = record.flow.lanes(&record.effective()).into_iter();
-        let pick = |lane| Pick { provider: self.provider.clone(), lane, most: 1 };
-        let next = batch.ready(&lanes.map(pick).collect::<Vec<_>>()).await?;
-        let next = next.iter().min_by_key(|record| record.turn());
+        // What a budget or the gate of a model holds back does not wait for a machine.
+        let mut queue = Queue::of(record, now);
+        if queue.is_unseen() {
+            return Ok(false);
+        }
+        let mut next = batch.ready(&queue.picks(&self.provider, 1)).await?;
+        next.sort_by_key(Record::turn);
+        let next = next.iter().find(|record| queue.turn(record, now) == Turn::Begins);
         Ok(next.is_some_and(|record| record.due_at <= ready_before))
     }
 }

@@ -6,7 +6,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::{Operation, Phase};
-use crate::domain::{Change, ExecutionId, Limits, ProviderName, Record, Timestamp, Told, WorkerId};
+use crate::domain::{
+    Change, ExecutionId, Heard, Limits, ProviderName, Record, Timestamp, Told, WorkerId,
+};
 use crate::store::BackendError;
 use crate::store::batch::{Batch, Needs};
 
@@ -58,6 +60,12 @@ impl Operation for Advance {
                 let change = provider.limits_change(told);
                 advanced.returned.push((provider.name.clone(), provider.effective()));
                 batch.put_provider(provider.clone(), change);
+            }
+            if provider.flow.doubt(now) {
+                match provider.told_of_holds() {
+                    Heard::Changed(change) => batch.put_provider(provider.clone(), change),
+                    Heard::Noted | Heard::Nothing => batch.touch_provider(provider.clone()),
+                }
             }
             if provider.gate_due_at().is_none_or(|at| at > now) {
                 continue;

@@ -169,7 +169,7 @@ pub(super) struct ProviderColumns<'a> {
     pub(super) closed_until: Vec<Option<i64>>,
     pub(super) in_force: Vec<i32>,
     pub(super) limits: Vec<Option<String>>,
-    pub(super) limits_until: Vec<Option<i64>>,
+    pub(super) due_at: Vec<Option<i64>>,
     pub(super) flow: Vec<Option<String>>,
 }
 
@@ -192,8 +192,7 @@ impl<'a> ProviderColumns<'a> {
             columns.closed_until.push(closed_until.map(Timestamp::as_micros));
             columns.in_force.push(small(record.effective().max_concurrent));
             columns.limits.push(limits(record)?);
-            let until = record.expiry.as_ref().map(|expiry| expiry.at.as_micros());
-            columns.limits_until.push(until);
+            columns.due_at.push(record.other_due_at().map(Timestamp::as_micros));
             columns.flow.push(flow(&record.flow)?);
         }
         Ok(columns)

@@ -129,7 +129,7 @@ pub(super) const NEXT_DUE: &str = "
          ORDER BY queue_deadline
          LIMIT 1)
         UNION ALL
-        SELECT min(least(CASE WHEN paused THEN pause_until ELSE closed_until END, limits_until))
+        SELECT min(least(CASE WHEN paused THEN pause_until ELSE closed_until END, due_at))
         FROM providers
     ) AS next";
 
@@ -157,7 +157,7 @@ pub(super) const PROVIDERS_DUE: &str = concat!(
     "SELECT ",
     provider_columns!(),
     " FROM providers
-    WHERE least(CASE WHEN paused THEN pause_until ELSE closed_until END, limits_until) <= $1
+    WHERE least(CASE WHEN paused THEN pause_until ELSE closed_until END, due_at) <= $1
     ORDER BY name
     FOR UPDATE SKIP LOCKED"
 );
@@ -275,14 +275,14 @@ pub(super) const PUT_PROVIDERS: &str = "
         closed_until = new.closed_until,
         in_force = new.in_force,
         limits = new.limits,
-        limits_until = new.limits_until,
+        due_at = new.due_at,
         flow = new.flow
     FROM unnest($1::text[], $2::integer[], $3::integer[], $4::boolean[], $5::text[], $6::bigint[],
                 $7::bigint[], $8::bigint[], $9::text[], $10::text[], $11::bigint[],
                 $12::integer[], $13::text[], $14::bigint[], $15::text[])
         AS new (name, declared_max, overriding_max, paused, pause_reason, pause_until,
                 limits_revision, gate_revision, shortage, health, closed_until, in_force, limits,
-                limits_until, flow)
+                due_at, flow)
     WHERE providers.name = new.name";
 
 pub(super) const ADD_USAGE: &str = "

@@ -130,7 +130,7 @@ fn bind_providers<'q>(
         .bind(columns.closed_until)
         .bind(columns.in_force)
         .bind(columns.limits)
-        .bind(columns.limits_until)
+        .bind(columns.due_at)
         .bind(columns.flow)
 }
 

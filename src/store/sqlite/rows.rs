@@ -104,7 +104,7 @@ pub(super) fn provider_row(record: &ProviderRecord) -> Result<impl Serialize + '
         record.health.closed_until(),
         record.effective().max_concurrent,
         limits(record)?,
-        record.expiry.as_ref().map(|expiry| expiry.at),
+        record.other_due_at(),
         flow(&record.flow)?,
     ))
 }

@@ -89,7 +89,7 @@ pub(super) const NEXT_DUE: &str = "
         UNION ALL
         SELECT min(CASE WHEN paused = 1 THEN pause_until ELSE closed_until END) FROM providers
         UNION ALL
-        SELECT min(limits_until) FROM providers
+        SELECT min(due_at) FROM providers
     )";
 
 pub(super) const PROVIDERS: &str = concat!(
@@ -105,7 +105,7 @@ pub(super) const PROVIDERS_DUE: &str = concat!(
     provider_columns!(),
     " FROM providers
     WHERE CASE WHEN paused = 1 THEN pause_until ELSE closed_until END <= ?1 ->> 0
-       OR limits_until <= ?1 ->> 0
+       OR due_at <= ?1 ->> 0
     ORDER BY name"
 );
 

@@ -7,6 +7,7 @@ mod commits;
 mod leases;
 mod limits;
 mod meter;
+mod rate_limited;
 mod slow;
 mod visible;
 mod waits;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::domain::{HeldBy, Hold, Rates, Reserved, Usage};
+use crate::domain::{HeldBy, Hold, Rates, Reserved, Usage, second_of};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -57,8 +57,13 @@ impl Log {
     ) -> ExecutionId {
         let id = self.submit();
         let model = model.map(str::to_owned);
-        let reserved =
-            Reserved { at: at(seconds), model, input_tokens: input, output_tokens: output };
+        let reserved = Reserved {
+            at: at(seconds),
+            second: second_of(at(seconds)),
+            model,
+            input_tokens: input,
+            output_tokens: output,
+        };
         self.claim_counted(id, seconds, Some(reserved));
         id
     }

@@ -93,8 +93,9 @@ fn play(steps: Vec<Step>) {
     while book.waiting > 0 {
         let before = book.waiting;
         let mut resumes = claim(&mut stage, &mut book, 0, 0);
-        // Where its model's budget holds it for longer than the provider's, that is said only then.
-        for _ in 0..2 {
+        // Said one after the other: when anything may begin, when as much as the first takes may, and when
+        // its model's budget lets it.
+        for _ in 0..3 {
             if book.waiting == before {
                 let until = resumes.expect("it is said when to look again");
                 assert!(until > stage.now && until.since(stage.now) <= Duration::from_secs(61));

@@ -27,6 +27,16 @@ pub(crate) async fn a_pause_kills_nothing(t: &TestStore) {
     assert_eq!(t.state(id).await, State::Succeeded);
 }
 
+pub(crate) async fn what_is_noted_of_a_paused_provider_is_kept(t: &TestStore) {
+    t.declare("p", 2).await;
+    t.submit_plain("p", 1).await;
+    t.pause("p", None).await;
+    let head = t.head().await;
+    assert!(t.store.tell_unserved(name("p"), true).await.unwrap());
+    assert!(!t.store.tell_unserved(name("p"), true).await.unwrap(), "that is known");
+    assert_eq!(t.head().await, head, "the pause says more");
+}
+
 pub(crate) async fn a_timed_pause_ends_by_itself(t: &TestStore) {
     t.declare("p", 2).await;
     t.submit_plain("p", 1).await;

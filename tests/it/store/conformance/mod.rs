@@ -126,6 +126,7 @@ conformance! {
     gate: [
         a_paused_provider_gives_nothing_until_it_is_resumed,
         a_pause_kills_nothing,
+        what_is_noted_of_a_paused_provider_is_kept,
         a_timed_pause_ends_by_itself,
         a_pause_that_is_resumed_by_hand_is_not_resumed_again,
         pausing_or_resuming_twice_changes_nothing,

@@ -18,9 +18,10 @@ mod replay;
 use std::sync::Once;
 
 pub(crate) use port::Port;
+pub(crate) use real::{AIMOCK, LANGGRAPH, LLAMA_SLOW, RealServer};
 #[allow(unused_imports, reason = "for tests/real_providers, which brings kinds of its own")]
 pub(crate) use real::{Kind, shared};
-pub(crate) use real::{LANGGRAPH, LLAMA_SLOW, RealServer, aimock, langgraph, llama, llama_slow};
+pub(crate) use real::{aimock, langgraph, llama, llama_slow};
 pub(crate) use replay::{Ending, Replay, Reply, Request, transcripts};
 
 /// A client of a test's own, which goes straight to the server.
