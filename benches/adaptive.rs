@@ -46,7 +46,7 @@ async fn main() {
     let engine = Engine::start(store.clone(), settings(&capacities), &tasks).await.expect("starts");
 
     let most = u64::from(*CAPACITIES.iter().max().expect("there are some"));
-    let backlog = most * 3 * phase.as_millis() as u64 / job;
+    let backlog = most * 3 * phase.as_secs() * 1_000 / job;
     for name in ["moves", "told"] {
         for _ in 0..backlog.div_ceil(1_000) {
             engine.submit(vec![draft(name, job); 1_000]).await.expect("stored");

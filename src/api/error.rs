@@ -152,14 +152,23 @@ impl Problem {
                     .with("execution_id", &first)
                     .with("field", &field)
             }
-            SubmitError::TooManyPending { index, name, max, retry_after } => {
+            SubmitError::TooManyPending { index, name, max, pending, retry_after } => {
                 let field = join(&at(index), "provider");
-                let message = format!("{field}: {name} has {max} pending executions already");
+                let message = match retry_after {
+                    Some(_) => format!(
+                        "{field}: {pending} executions of {name} are pending, at most {max} may be"
+                    ),
+                    None => format!(
+                        "at most {max} executions of {name} may be pending: submit fewer at once"
+                    ),
+                };
                 let problem = Self::new(ErrorReason::TooManyPending, message)
                     .with("provider", &name)
-                    .with("max_pending", &max)
-                    .with("field", &field);
-                Self { retry_after: Some(retry_after), ..problem }
+                    .with("max_pending", &max);
+                // None of them is at fault where there are too many of them.
+                let problem =
+                    if retry_after.is_some() { problem.with("field", &field) } else { problem };
+                Self { retry_after, ..problem }
             }
             SubmitError::ShuttingDown => Self::of(Refusal::ShuttingDown),
             SubmitError::Store(error) => Self::store(&error),

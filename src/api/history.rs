@@ -83,9 +83,9 @@ mod tests {
 
     fn change(revision: i64) -> Event {
         let change = Change::LimitsChanged {
-            declared: Limits::concurrent(1),
+            declared: Box::new(Limits::concurrent(1)),
             overriding: None,
-            effective: Limits::concurrent(1),
+            effective: Box::new(Limits::concurrent(1)),
             expires_at: None,
             reason: String::new(),
             actor: String::new(),

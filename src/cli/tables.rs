@@ -69,6 +69,11 @@ pub(super) fn state(execution: &Execution) -> String {
     short::<ExecutionState>(execution.state)
 }
 
+/// Its place in the queue, where it was told.
+fn position(execution: &Execution) -> Option<String> {
+    (execution.queue_position > 0).then(|| execution.queue_position.to_string())
+}
+
 fn summary(execution: &Execution) -> String {
     let time = |time: &Option<_>| time.as_ref().map(show_time);
     let took = show_between(execution.start_time.as_ref(), execution.end_time.as_ref());
@@ -77,6 +82,8 @@ fn summary(execution: &Execution) -> String {
         ("provider", Some(execution.provider.clone())),
         ("state", Some(state(execution))),
         ("reason", Some(reason(execution))),
+        ("until", execution.wait_reason.as_ref().and_then(|wait| time(&wait.until))),
+        ("queue position", position(execution)),
         ("labels", Some(labels(execution))),
         ("priority", (execution.priority != 0).then(|| execution.priority.to_string())),
         ("attempts", Some(attempts_made(execution))),

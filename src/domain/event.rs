@@ -93,11 +93,11 @@ pub enum Change {
     /// The provider's limits were declared, overridden or reset.
     LimitsChanged {
         /// From the configuration.
-        declared: Limits,
+        declared: Box<Limits>,
         /// From `SetLimits`.
-        overriding: Option<Overrides>,
+        overriding: Option<Box<Overrides>>,
         /// What holds from this revision on.
-        effective: Limits,
+        effective: Box<Limits>,
         /// When the override is taken back, if it is.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         expires_at: Option<Timestamp>,

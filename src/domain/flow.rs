@@ -23,9 +23,6 @@ pub const COMMON_LANE: &str = "";
 const TELLING_PAUSE: Duration = Duration::from_secs(10);
 /// How long after that time it is believed though nobody told it anew.
 const DOUBT: Duration = Duration::from_secs(15);
-/// How long it is said at least, so that work on the edge of a budget does not say so with every
-/// execution.
-const LIFTING_PAUSE: Duration = Duration::from_secs(1);
 
 /// Something that holds work back.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -282,14 +279,6 @@ impl Flow {
         let old = self.told_at.is_none_or(|told| now.since(told) >= TELLING_PAUSE);
         let outdated = |hold: &Hold| matches!(hold.by, HeldBy::Rate { until } if until <= now);
         if alike && !(old && self.holds.iter().any(outdated)) {
-            return false;
-        }
-        let only_lifts_rates = holds.iter().all(|hold| self.holds.contains(hold))
-            && self.holds.iter().all(|hold| {
-                holds.contains(hold)
-                    || matches!(hold.by, HeldBy::Rate { until } if until + DOUBT > now)
-            });
-        if only_lifts_rates && self.told_at.is_some_and(|told| now.since(told) < LIFTING_PAUSE) {
             return false;
         }
         self.holds = holds;

@@ -179,15 +179,20 @@ impl ProviderRecord {
         };
         self.expiry.take_if(|expiry| expiry.former == self.overriding);
         // A limit that moves by itself goes on from where an operator puts it.
-        let set = matches!(update, LimitUpdate::Set(set) if set.max_concurrent.is_some());
-        self.limits_were_changed(set);
+        let anew = match update {
+            LimitUpdate::Set(set) => set.max_concurrent.is_some(),
+            LimitUpdate::Reset => true,
+            LimitUpdate::Keep => false,
+        };
+        self.limits_were_changed(anew);
     }
 
     /// Takes back what was set for a time if that is over; whether it was.
     pub fn expire_limits(&mut self, now: Timestamp) -> bool {
         let Some(over) = self.expiry.take_if(|expiry| expiry.at <= now) else { return false };
+        let anew = self.overriding.max_concurrent != over.former.max_concurrent;
         self.overriding = over.former;
-        self.limits_were_changed(false);
+        self.limits_were_changed(anew);
         true
     }
 
@@ -341,9 +346,9 @@ impl ProviderRecord {
 
     fn limits_changed(&self, told: Told, step: Option<Step>) -> Change {
         Change::LimitsChanged {
-            declared: self.declared.clone(),
-            overriding: Some(self.overriding.clone()).filter(|it| !it.is_empty()),
-            effective: self.effective(),
+            declared: Box::new(self.declared.clone()),
+            overriding: (!self.overriding.is_empty()).then(|| Box::new(self.overriding.clone())),
+            effective: Box::new(self.effective()),
             expires_at: self.expiry.as_ref().map(|expiry| expiry.at),
             reason: told.reason,
             actor: told.actor,
@@ -362,6 +367,21 @@ mod tests {
 
     fn record() -> ProviderRecord {
         ProviderRecord::new("p".parse().unwrap(), Limits::concurrent(3))
+    }
+
+    #[test]
+    fn a_limit_that_moves_by_itself_returns_to_where_it_is_declared() {
+        let mut record = record();
+        let bounds = AdaptiveBounds { min: 1, max: 9, target_latency: None };
+        record.declared.adaptive = Some(bounds);
+        record.limits_were_changed(true);
+        record.set_limits(&concurrent(6), Some(SOON));
+        assert_eq!(record.effective().max_concurrent, 6);
+        assert!(record.expire_limits(SOON));
+        assert_eq!(record.effective().max_concurrent, 3);
+        record.set_limits(&concurrent(7), None);
+        record.set_limits(&LimitUpdate::Reset, None);
+        assert_eq!(record.effective().max_concurrent, 3);
     }
 
     fn concurrent(max: u32) -> LimitUpdate {

@@ -184,7 +184,7 @@ impl Engine {
         let provider = claimed.spec.provider.clone();
         let worth = signal.is_some() || reserved.is_some() || observed.is_some();
         let lane = claimed.lane.clone();
-        worth.then(|| ProviderNews { provider, lane, signal, observed, reserved })
+        worth.then_some(ProviderNews { provider, lane, signal, observed, reserved })
     }
 
     /// What the gate is to hear of an attempt. That it does its work is of interest only

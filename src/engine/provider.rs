@@ -40,7 +40,8 @@ impl Engine {
         let now = self.now();
         let effects = views.into_iter().zip(rows).filter_map(|(mut view, row)| {
             let before = found.iter().find(|it| it.row.record.name == row.record.name)?;
-            let effect = Effect::of(&row.record, before.row.running, before.row.ready, now);
+            let effect =
+                Effect::of(&row.record, before.row.running, before.row.ready_in_common(), now);
             if validate_only {
                 // The counts as they are, the limits as they would be.
                 view.row.record = row.record;

@@ -12,13 +12,17 @@ use crate::store::{ProviderRow, Result};
 pub(super) fn startable(row: &ProviderRow, now: Timestamp) -> u64 {
     let free = match row.record.admits(now) {
         Admission::All if is_spent(row, now) => 0,
-        Admission::All => {
-            u64::from(row.record.effective().max_concurrent).saturating_sub(row.running)
-        }
+        Admission::All => free(row),
         // One, or none, whoever asks.
         Admission::Probe | Admission::Nothing => 0,
     };
-    row.ready.min(free)
+    let budget = row.record.flow.requests_left(&row.record.effective(), now);
+    row.ready_in_common().min(free).min(budget.unwrap_or(u64::MAX))
+}
+
+/// How many more may run at the same time.
+fn free(row: &ProviderRow) -> u64 {
+    u64::from(row.record.effective().max_concurrent).saturating_sub(row.running)
 }
 
 /// Whether the provider's budget of the minute holds all of its work back.
@@ -103,6 +107,10 @@ fn held_up(waits: &[Waits<'_>]) -> (Bottleneck, String) {
             let why = format!("the budget of this minute of provider {name} is spent");
             (Bottleneck::Rate, why)
         }
+        Gate::Models => {
+            let why = format!("budgets or gates of models of provider {name} hold its work back");
+            (Bottleneck::Rate, why)
+        }
         Gate::Paused => (Bottleneck::ProviderGate, format!("provider {name} is paused")),
         Gate::Closed => {
             (Bottleneck::ProviderGate, format!("the gate of provider {name} is closed"))
@@ -127,6 +135,7 @@ struct Waits<'a> {
 enum Gate {
     Open,
     Spent,
+    Models,
     Paused,
     Closed,
 }
@@ -135,7 +144,9 @@ impl<'a> Waits<'a> {
     fn of(row: &'a ProviderRow, now: Timestamp) -> Self {
         let gate = match row.record.admits(now) {
             Admission::All if is_spent(row, now) => Gate::Spent,
-            Admission::All => Gate::Open,
+            Admission::All if startable(row, now) == free(row) => Gate::Open,
+            Admission::All if row.ready_in_common() < row.ready => Gate::Models,
+            Admission::All => Gate::Spent,
             Admission::Nothing if row.record.pause.is_some() => Gate::Paused,
             Admission::Probe | Admission::Nothing => Gate::Closed,
         };

@@ -14,8 +14,9 @@ use crate::store::{NewExecution, Payload, StoreError, SubmitRefused, Submitted};
 fn until_room(ended_per_minute: f64) -> Duration {
     const SOONEST: Duration = Duration::from_secs(1);
     const LATEST: Duration = Duration::from_secs(30);
+    const UNKNOWN: Duration = Duration::from_secs(5);
     if ended_per_minute < 1.0 {
-        return LATEST;
+        return UNKNOWN;
     }
     Duration::from_secs_f64(60.0 / ended_per_minute).clamp(SOONEST, LATEST)
 }
@@ -85,11 +86,12 @@ impl Engine {
             SubmitRefused::RequestIdConflict { index, first } => {
                 SubmitError::RequestIdConflict { index, first }
             }
-            SubmitRefused::TooManyPending { index, max } => {
+            SubmitRefused::TooManyPending { index, max, pending } => {
                 let name = specs[index].provider.clone();
                 let (succeeded, failed) = self.0.counters.rates(&name, self.now());
-                let retry_after = until_room(succeeded + failed);
-                SubmitError::TooManyPending { index, name, max, retry_after }
+                // Where nothing is pending, what is submitted at once is too much at any time.
+                let retry_after = (pending > 0).then(|| until_room(succeeded + failed));
+                SubmitError::TooManyPending { index, name, max, pending, retry_after }
             }
         }
     }

@@ -413,7 +413,7 @@ pub(super) fn head(row: &impl Columns) -> Result<Head> {
 }
 
 /// Reads the columns of a provider, then `running, ready, oldest_ready, input_tokens, output_tokens,
-/// later`.
+/// later, ready_apart`.
 pub(super) fn provider_row(row: &impl Columns) -> Result<ProviderRow> {
     let (ready, later): (u64, u64) = (number(row, 16)?, number(row, 20)?);
     Ok(ProviderRow {
@@ -421,6 +421,7 @@ pub(super) fn provider_row(row: &impl Columns) -> Result<ProviderRow> {
         running: number(row, 15)?,
         pending: ready + later,
         ready,
+        ready_apart: number(row, 21)?,
         oldest_ready: time(row, 17)?,
         usage: Usage { input_tokens: int(row, 18)?, output_tokens: int(row, 19)? },
     })

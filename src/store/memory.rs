@@ -14,8 +14,8 @@ use super::{
     Transaction, WorkerRow,
 };
 use crate::domain::{
-    Change, Event, ExecutionId, ProviderName, ProviderRecord, Record, Spec, State, Timestamp,
-    Usage, Wait, WorkerId,
+    COMMON_LANE, Change, Event, ExecutionId, ProviderName, ProviderRecord, Record, Spec, State,
+    Timestamp, Usage, Wait, WorkerId,
 };
 
 type Result<T> = std::result::Result<T, BackendError>;
@@ -172,6 +172,10 @@ impl Backend for MemoryBackend {
             running: tables.running(&record.name) as u64,
             pending: tables.of(&record.name).filter(|r| r.state == State::Pending).count() as u64,
             ready: tables.of(&record.name).filter(|r| r.is_ready()).count() as u64,
+            ready_apart: tables
+                .of(&record.name)
+                .filter(|r| r.is_ready() && r.lane != COMMON_LANE)
+                .count() as u64,
             oldest_ready: tables.of(&record.name).filter(|r| r.is_ready()).map(|r| r.due_at).min(),
             usage: tables.usage.get(&record.name).copied().unwrap_or_default(),
         };

@@ -190,6 +190,8 @@ pub struct ProviderRow {
     pub pending: u64,
     /// Those of them that may start now.
     pub ready: u64,
+    /// How many of these wait in lanes of models.
+    pub ready_apart: u64,
     /// When the execution that has been ready longest became due.
     pub oldest_ready: Option<Timestamp>,
     /// What all of its ended attempts consumed.
@@ -197,6 +199,13 @@ pub struct ProviderRow {
 }
 
 impl ProviderRow {
+    /// How many of those that are ready nothing but the provider as a whole holds back. Where something
+    /// holds back the work of some model, the work of all models with lanes is left out.
+    pub fn ready_in_common(&self) -> u64 {
+        let of_models = self.record.flow.holds().iter().any(|hold| hold.model.is_some());
+        if of_models { self.ready.saturating_sub(self.ready_apart) } else { self.ready }
+    }
+
     /// A provider that has nothing to do.
     pub fn idle(record: ProviderRecord) -> Self {
         Self {
@@ -204,6 +213,7 @@ impl ProviderRow {
             running: 0,
             pending: 0,
             ready: 0,
+            ready_apart: 0,
             oldest_ready: None,
             usage: Usage::default(),
         }

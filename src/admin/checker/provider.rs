@@ -124,7 +124,7 @@ impl ProviderCheck {
             Change::LimitsChanged { declared, overriding, effective, .. } => {
                 findings.expect(
                     Rule::Limits,
-                    agrees(declared, overriding.as_ref(), effective),
+                    agrees(declared, overriding.as_deref(), effective),
                     || "the limit in force is neither the override nor the declared one".to_owned(),
                 );
                 findings.expect(Rule::Limits, effective.max_concurrent > 0, || {

@@ -36,9 +36,9 @@ impl Log {
         self.add(
             None,
             Change::LimitsChanged {
-                declared: limits.clone(),
+                declared: Box::new(limits.clone()),
                 overriding: None,
-                effective: limits,
+                effective: Box::new(limits),
                 expires_at: None,
                 reason,
                 actor: String::new(),
@@ -244,7 +244,7 @@ fn a_limit_of_nothing_is_found() {
 #[test]
 fn a_limit_that_nobody_set_is_found() {
     let mut log = Log::with_limit(1);
-    let [declared, effective] = [1, 2].map(Limits::concurrent);
+    let [declared, effective] = [1, 2].map(|max| Box::new(Limits::concurrent(max)));
     let reason = String::new();
     let (overriding, expires_at, actor) = (None, None, String::new());
     log.add(

@@ -31,7 +31,8 @@ impl Meaning {
             return Self::Wait;
         }
         match status.code() {
-            Code::ResourceExhausted if is_too_large(status) => Self::Refused,
+            // Of half as many each may pass.
+            Code::ResourceExhausted if is_too_large(status) || is_too_many(status) => Self::Refused,
             Code::Unavailable
             | Code::ResourceExhausted
             | Code::DeadlineExceeded
@@ -51,6 +52,14 @@ impl Meaning {
             | Code::Unauthenticated => Self::Fatal,
         }
     }
+}
+
+/// Whether so many at once are never taken.
+fn is_too_many(status: &Status) -> bool {
+    let details = status.get_error_details();
+    let too_many = |reason: &str| reason == "TOO_MANY_PENDING";
+    details.error_info().is_some_and(|info| too_many(&info.reason))
+        && details.retry_info().is_none()
 }
 
 fn is_too_large(status: &Status) -> bool {
@@ -126,6 +135,7 @@ mod tests {
         };
         assert_eq!(Meaning::of(&exhausted("MESSAGE_TOO_LARGE")), Meaning::Refused);
         assert_eq!(Meaning::of(&exhausted("TOO_BUSY")), Meaning::Wait);
+        assert_eq!(Meaning::of(&exhausted("TOO_MANY_PENDING")), Meaning::Refused, "at any time");
         assert_eq!(Meaning::of(&Status::unavailable("restarting")), Meaning::Wait);
         assert_eq!(Meaning::of(&Status::invalid_argument("no")), Meaning::Refused);
         assert_eq!(Meaning::of(&Status::unimplemented("an older server")), Meaning::Fatal);

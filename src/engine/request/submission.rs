@@ -102,7 +102,7 @@ pub enum SubmitError {
         first: ExecutionId,
     },
     /// The provider has as many pending executions as it takes.
-    #[error("provider {name} has {max} pending executions already")]
+    #[error("provider {name} takes at most {max} pending executions, {pending} are")]
     TooManyPending {
         /// The first of the batch for which there is no room, from 0.
         index: usize,
@@ -110,8 +110,10 @@ pub enum SubmitError {
         name: ProviderName,
         /// Its bound.
         max: u32,
-        /// When it may have room.
-        retry_after: Duration,
+        /// How many are pending.
+        pending: u64,
+        /// When it may have room; never for so many at once where absent.
+        retry_after: Option<Duration>,
     },
     /// No new work is taken.
     #[error("the server is shutting down")]

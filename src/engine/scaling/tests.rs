@@ -1,5 +1,7 @@
 use super::*;
-use crate::domain::{Lack, Limits, Pause, ProviderName, ProviderRecord, Rates, Shortage, WorkerId};
+use crate::domain::{
+    Hold, Lack, Limits, Pause, ProviderName, ProviderRecord, Rates, Shortage, WorkerId,
+};
 use crate::engine::{Figures, PoolReport, ServedProvider, WorkerConfiguration, WorkerReport};
 use crate::store::{WorkerRow, WorkerStatus};
 
@@ -64,6 +66,26 @@ fn more_replicas_do_not_help_where_the_budget_of_the_minute_is_spent() {
     let told = told(&[spent], &[worker(1, 4, 0)]);
     assert_eq!((told.bottleneck, told.pending_for_replicas), (Bottleneck::Rate, 0));
     assert!(told.message.contains("the budget of this minute of provider openai is spent"));
+}
+
+#[test]
+fn more_replicas_do_not_help_what_the_budget_or_gate_of_a_model_holds_back() {
+    let mut held = row("openai", 0, 57, 30);
+    held.ready_apart = 55;
+    let until = Timestamp::from_micros(60_000_000);
+    let hold = Hold::rate(Some("gpt".to_owned()), until);
+    held.record.flow.found(&[], &[hold], Timestamp::default());
+    let told = told(&[held], &[worker(0, 4, 20)]);
+    assert_eq!((told.bottleneck, told.pending_for_replicas), (Bottleneck::Rate, 0));
+    assert!(told.message.contains("budgets or gates of models of provider openai"), "{told:?}");
+}
+
+#[test]
+fn no_more_is_counted_than_requests_are_left() {
+    let mut row = row("openai", 0, 57, 30);
+    row.record.declared.rates = Rates { requests_per_minute: Some(4), ..Rates::default() };
+    let told = told(&[row], &[worker(0, 2, 0)]);
+    assert_eq!((told.bottleneck, told.pending_for_replicas), (Bottleneck::Slots, 4));
 }
 
 #[test]

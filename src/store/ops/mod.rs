@@ -6,6 +6,7 @@
 
 mod cancel;
 mod claim;
+mod claimed;
 mod limits;
 mod output;
 mod queue;
@@ -26,7 +27,7 @@ use super::{Appended, BackendError, Lane};
 
 pub(super) use cancel::Cancel;
 pub use cancel::CancelAnswer;
-pub use claim::{Claim, ClaimReport, Claimed, ProviderClaims, Wanted};
+pub use claimed::{Claim, ClaimReport, Claimed, ProviderClaims, Wanted};
 pub(super) use limits::{Declare, SetGate, SetLimits};
 pub use limits::{ExpectedRevision, GateChange, LimitChange, SetLimitsError};
 pub(super) use output::{AppendOutput, Attach};

@@ -9,8 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::share::AT_ONCE;
 use crate::domain::{
-    Admission, COMMON_LANE, ExecutionId, Flow, Hold, Limits, ProviderName, ProviderRecord, Record,
-    Reserved, Spent, Timestamp,
+    Admission, COMMON_LANE, ExecutionId, Flow, Hold, Limits, ProviderName, ProviderRecord, Rates,
+    Record, Reserved, Spent, Timestamp,
 };
 use crate::store::Pick;
 
@@ -98,6 +98,7 @@ impl Queue {
 
     /// Says that there is nothing in the queue.
     pub(super) fn is_empty(&mut self) {
+        (self.spent, self.unseen) = (None, false);
         self.looked_at.extend(self.lanes.keys().cloned());
     }
 
@@ -178,7 +179,7 @@ impl Queue {
     /// Whether what an attempt of this lane really consumes is of interest.
     pub(super) fn counts_tokens(&self, lane: &str) -> bool {
         let of_model = self.limits.models.get(lane);
-        self.limits.rates.counts_tokens() || of_model.is_some_and(|rates| rates.counts_tokens())
+        self.limits.rates.counts_tokens() || of_model.is_some_and(Rates::counts_tokens)
     }
 
     /// Whether the limit moves by itself.

@@ -9,7 +9,7 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
-use super::claim::Wanted;
+use super::claimed::Wanted;
 use crate::store::Load;
 
 /// The most executions one claim takes of one provider; the rest follows in the next.

@@ -43,12 +43,14 @@ pub enum SubmitRefused {
         first: ExecutionId,
     },
     /// The provider has as many pending executions as it takes.
-    #[error("{max} executions of the provider are pending already")]
+    #[error("{pending} executions of the provider are pending, at most {max} may be")]
     TooManyPending {
         /// The first of the batch for which there is no room, from 0.
         index: usize,
         /// The bound.
         max: u32,
+        /// How many are pending without these, counted no further than one above the bound.
+        pending: u64,
     },
 }
 
@@ -156,7 +158,7 @@ impl Submit {
             let pending = pending.entry(provider).or_insert(before);
             *pending += 1;
             if *pending > u64::from(max) {
-                return Err(SubmitRefused::TooManyPending { index, max });
+                return Err(SubmitRefused::TooManyPending { index, max, pending: before });
             }
         }
         Ok(())

@@ -149,7 +149,10 @@ const PROVIDERS: &str = concat!(
         (SELECT min(due_at) FROM records WHERE ready AND provider = name),
         coalesce(usage.input_tokens, 0),
         coalesce(usage.output_tokens, 0),
-        coalesce(later.waiting, 0)
+        coalesce(later.waiting, 0),
+        CASE WHEN flow IS NULL THEN 0 ELSE (
+            SELECT count(*) FROM records WHERE ready AND provider = name AND lane <> ''
+        ) END
     FROM providers
     LEFT JOIN usage ON usage.provider = name
     LEFT JOIN (

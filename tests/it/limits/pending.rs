@@ -75,6 +75,12 @@ async fn a_provider_with_enough_pending_takes_no_more_until_one_is_gone(db: Db) 
 
 async fn submissions_at_once_never_leave_more_pending_than_may_be(db: Db) {
     let server = server(db).await;
+    // What is never taken at once is not to be tried again as it is.
+    let requests = vec![submit("sim", json!({})); 4];
+    let batch = BatchSubmitExecutionsRequest { requests };
+    let refused = server.execution().batch_submit_executions(batch).await.unwrap_err();
+    assert!(refused.message().contains("submit fewer at once"), "{refused:?}");
+    assert!(refused.get_error_details().retry_info().is_none());
     let one = async || server.execution().submit_execution(submit("sim", json!({}))).await;
     let answers = futures_util::future::join_all((0..40).map(|_| one())).await;
     let (stored, refused): (Vec<_>, Vec<_>) = answers.into_iter().partition(Result::is_ok);

@@ -44,7 +44,7 @@ async fn tells(
 
     replay.on(protocol.route, Reply::transcript(refusal));
     let failed = attempt(provider, (protocol.input)()).await.unwrap_err();
-    assert!(matches!(failed.kind, FailureKind::RateLimited { .. }));
+    assert!(matches!(failed.kind, FailureKind::RateLimited));
     assert_eq!(failed.quota, Some(Quota { remaining: 0, limit: Some(60) }));
 }
 

@@ -266,7 +266,7 @@ struct World {
 enum Call {
     Submit(Vec<NewExecution>),
     Claim(Claim),
-    Settle(Settlement),
+    Settle(Box<Settlement>),
     Renew(Vec<Lease>),
     Output(Lease, Vec<Chunk>),
     Cancel(Vec<ExecutionId>),
@@ -329,7 +329,7 @@ impl World {
             Op::Settle { lease: index, ending } => {
                 let lease = lease(index);
                 let news = self.news.get(&(lease.id, lease.token)).cloned();
-                Call::Settle(Settlement { lease, ending: ending.clone(), news })
+                Call::Settle(Box::new(Settlement { lease, ending: ending.clone(), news }))
             }
             Op::Renew { leases } => Call::Renew(leases.iter().map(lease).collect()),
             Op::Output { lease: index, chunks } => {
@@ -413,7 +413,7 @@ async fn answer(t: &TestStore, call: Call) -> (String, Vec<Claimed>) {
             claimed.extend(report.claimed.iter().cloned());
             said(&report)
         }
-        Call::Settle(settlement) => said(&store.settle(settlement).await.unwrap()),
+        Call::Settle(settlement) => said(&store.settle(*settlement).await.unwrap()),
         Call::Renew(leases) => said(&store.renew(leases, LEASE).await.unwrap()),
         Call::Output(lease, chunks) => said(&store.append_output(lease, chunks).await.unwrap()),
         Call::Cancel(ids) => said(&store.cancel(ids, "why".to_owned()).await.unwrap()),

@@ -37,9 +37,9 @@ impl Log {
         self.add(
             None,
             Change::LimitsChanged {
-                declared: limits.clone(),
+                declared: Box::new(limits.clone()),
                 overriding: None,
-                effective: limits,
+                effective: Box::new(limits),
                 expires_at: None,
                 reason: String::new(),
                 actor: String::new(),

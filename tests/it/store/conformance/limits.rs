@@ -211,7 +211,7 @@ pub(crate) async fn limits_set_for_a_time_return_to_what_was_before(t: &TestStor
     let Change::LimitsChanged { overriding, expires_at, .. } = newest.change else {
         panic!("{newest:?}")
     };
-    assert_eq!((overriding, expires_at), (Some(Overrides::concurrent(5)), None));
+    assert_eq!((overriding, expires_at), (Some(Box::new(Overrides::concurrent(5))), None));
     t.submit_plain("p", 9).await;
     assert_eq!(t.claim("p", 9).await.len(), 5);
     let head = t.head().await;

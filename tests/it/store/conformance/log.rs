@@ -49,12 +49,12 @@ pub(crate) async fn the_log_says_exactly_what_happened(t: &TestStore) {
     let until = t.clock.now();
     let expected = [
         Change::LimitsChanged {
-            declared: limits.clone(),
+            declared: Box::new(limits.clone()),
             overriding: None,
             expires_at: None,
             actor: String::new(),
             step: None,
-            effective: limits,
+            effective: Box::new(limits),
             reason: "declared by the configuration".to_owned(),
         },
         Change::Submitted { wait: Wait::None },

@@ -27,13 +27,13 @@ pub(crate) async fn a_full_queue_takes_nothing_more_until_something_starts(t: &T
     declare(t, 2).await;
     let scheduled = t.new_with("p", |spec| spec.schedule_at = Some(spec.created_at + SECOND));
     submit(t, vec![plain(t), scheduled]).await.unwrap();
-    let full = Err(SubmitRefused::TooManyPending { index: 0, max: 2 });
-    assert_eq!(submit(t, vec![plain(t)]).await, full);
+    let full = |pending| Err(SubmitRefused::TooManyPending { index: 0, max: 2, pending });
+    assert_eq!(submit(t, vec![plain(t)]).await, full(2));
     let lease = t.claim_one("p").await;
     assert!(submit(t, vec![plain(t)]).await.is_ok());
     // What comes back is not refused, and counts.
     t.settle(&lease, retry(SECOND)).await.unwrap();
-    assert_eq!((pending(t).await, submit(t, vec![plain(t)]).await), (3, full));
+    assert_eq!((pending(t).await, submit(t, vec![plain(t)]).await), (3, full(3)));
     let unbounded = Overrides { max_pending: Some(Bound::Unbounded), ..Overrides::default() };
     t.override_limits("p", unbounded, None).await;
     assert!(submit(t, vec![plain(t), plain(t)]).await.is_ok());
@@ -46,7 +46,7 @@ pub(crate) async fn a_batch_that_does_not_fit_stores_nothing_of_it(t: &TestStore
     let head = t.head().await;
     let other = t.new_with("q", |_| {});
     let batch = vec![plain(t), other, plain(t), plain(t), plain(t)];
-    let refused = SubmitRefused::TooManyPending { index: 4, max: 3 };
+    let refused = SubmitRefused::TooManyPending { index: 4, max: 3, pending: 0 };
     assert_eq!(submit(t, batch).await, Err(refused));
     assert_eq!(t.head().await, head, "all or none");
     assert!(submit(t, vec![plain(t), plain(t), plain(t)]).await.is_ok());
@@ -61,7 +61,7 @@ pub(crate) async fn a_repeated_request_passes_a_full_queue(t: &TestStore) {
     submit(t, vec![first, named(), plain(t)]).await.unwrap();
     assert_eq!(submit(t, vec![named()]).await, Ok(vec![Submitted::Replayed(id)]));
     let with_more = submit(t, vec![named(), plain(t)]).await;
-    assert_eq!(with_more, Err(SubmitRefused::TooManyPending { index: 1, max: 2 }));
+    assert_eq!(with_more, Err(SubmitRefused::TooManyPending { index: 1, max: 2, pending: 2 }));
 }
 
 pub(crate) async fn submissions_at_once_fill_a_queue_exactly(t: &TestStore) {
