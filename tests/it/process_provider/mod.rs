@@ -10,23 +10,18 @@ mod stops;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
-use flowgate::domain::{ExecutionId, Handle};
-use flowgate::providers::{
-    AttemptFailure, Call, Keeper, LeaseLost, Output, OutputChunk, Process, ProcessConfig, Provider,
-    Stopper, Success, stop_pair,
-};
+use flowgate::providers::{AttemptFailure, Process, ProcessConfig, Provider, Success};
 use flowgate::tasks::Tasks;
 use rustix::process::{Pid, test_kill_process};
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
-use uuid::Uuid;
+
+use crate::support::{Reins, call};
 
 type Outcome = Result<Success, AttemptFailure>;
 
@@ -79,44 +74,6 @@ fn provider_of(dir: PathBuf, change: impl FnOnce(&mut ProcessConfig)) -> Process
     Process::new(config)
 }
 
-/// What the engine keeps of a call.
-struct Reins {
-    stopper: Stopper,
-    _lease: watch::Sender<Instant>,
-    printed: mpsc::Receiver<OutputChunk>,
-}
-
-fn call(input: Value) -> (Call, Reins) {
-    let Value::Object(input) = input else { panic!("an input is an object") };
-    let (stopper, stop) = stop_pair();
-    let (lease, lease_deadline) = watch::channel(Instant::now() + Duration::from_secs(600));
-    let (output, printed) = Output::channel(16);
-    let call = Call {
-        execution: ExecutionId::new(),
-        attempt: 1,
-        input,
-        run_timeout: Duration::from_secs(300),
-        stop,
-        lease_deadline,
-        output,
-        key: Uuid::nil(),
-        handle: None,
-        keeper: Arc::new(NoKeeper),
-        traceparent: None,
-    };
-    (call, Reins { stopper, _lease: lease, printed })
-}
-
-/// A module has no handle.
-struct NoKeeper;
-
-#[async_trait]
-impl Keeper for NoKeeper {
-    async fn keep(&self, handle: &Handle) -> Result<(), LeaseLost> {
-        panic!("a module has no handle, but this was to be kept: {handle:?}")
-    }
-}
-
 /// An attempt under way.
 struct Attempt {
     outcome: JoinHandle<Outcome>,
@@ -134,7 +91,7 @@ impl Attempt {
     /// Waits until the module has printed `count` numbers, and returns them.
     async fn numbers(&mut self, count: usize) -> Vec<i32> {
         while self.seen.lines().count() < count || !self.seen.ends_with('\n') {
-            let chunk = self.reins.printed.recv().await.expect("the module goes on printing");
+            let chunk = self.reins.said.recv().await.expect("the module goes on printing");
             match chunk.content {
                 flowgate::domain::ChunkContent::Text(text) => self.seen.push_str(&text),
                 flowgate::domain::ChunkContent::Data(_) => panic!("a module prints text"),
@@ -145,7 +102,7 @@ impl Attempt {
 
     /// Waits for the end; nobody reads what is printed from here on.
     async fn end(self) -> Outcome {
-        drop(self.reins.printed);
+        drop(self.reins.said);
         self.outcome.await.unwrap()
     }
 

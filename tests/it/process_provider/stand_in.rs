@@ -20,7 +20,7 @@ async fn stand_in() {
     call.lease_deadline = deadline;
     let work = provider.execute(call);
     let show = async {
-        while let Some(chunk) = reins.printed.recv().await {
+        while let Some(chunk) = reins.said.recv().await {
             if let flowgate::domain::ChunkContent::Text(text) = chunk.content {
                 print!("{}", text.replace('\n', " of the module\n"));
             }

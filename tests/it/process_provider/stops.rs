@@ -141,11 +141,11 @@ async fn outlast_the_lease(renew: bool) -> Outcome {
     let provider = modules.provider();
     let work = provider.execute(call);
     let renewal = async {
-        reins.printed.recv().await;
+        reins.said.recv().await;
         if renew {
             lease.send_replace(Instant::now() + Duration::from_secs(600));
         }
-        while reins.printed.recv().await.is_some() {}
+        while reins.said.recv().await.is_some() {}
     };
     tokio::join!(work, renewal).0
 }
@@ -194,7 +194,7 @@ async fn output_that_nobody_takes_does_not_keep_a_stopped_attempt_from_ending() 
     let work = provider.execute(call);
     let stop = async {
         // One piece shows that the module runs; the others fill the way.
-        reins.printed.recv().await;
+        reins.said.recv().await;
         reins.stopper.stop(StopReason::Cancelled);
     };
     let (outcome, ()) = tokio::join!(work, stop);

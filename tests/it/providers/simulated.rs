@@ -8,7 +8,8 @@ use flowgate::domain::{ErrorCode, FailureKind};
 use flowgate::providers::{Provider as _, Simulated};
 use serde_json::json;
 
-use super::door::{attempt, call};
+use super::door::attempt;
+use crate::support::call;
 
 #[tokio::test]
 async fn what_begins_beyond_the_capacity_is_turned_away_at_once_with_a_wait() {

@@ -7,6 +7,7 @@
 //! assert_eq!(server.ended(&execution.id).await.state(), ExecutionState::Succeeded);
 //! ```
 
+mod call;
 mod config;
 mod db;
 pub(crate) mod postgres;
@@ -21,6 +22,7 @@ use flowgate::pb::{Execution, ExecutionState, SubmitExecutionRequest};
 use prost_types::value::Kind;
 use prost_types::{ListValue, Struct, Value};
 
+pub(crate) use call::{Reins, call};
 pub(crate) use config::Config;
 pub(crate) use db::{Db, StoreHome, on_both, on_postgres};
 pub(crate) use server::TestServer;
