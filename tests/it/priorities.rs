@@ -17,7 +17,9 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use serde_json::json;
 
-use crate::support::{Config, Db, TestServer, audit_is_clean, from_env, on_postgres, submit};
+use crate::support::{
+    Config, Db, TestServer, audit_is_clean, eventually, from_env, on_postgres, submit,
+};
 
 on_postgres! {
     #[tokio::test(flavor = "multi_thread")]
@@ -67,15 +69,11 @@ async fn submit_all(
 }
 
 async fn all_have_ended(server: &TestServer, total: usize) {
-    let until = Instant::now() + DEADLINE;
-    loop {
-        let status = server.status().await;
-        if usize::try_from(status.succeeded_count).unwrap() == total {
-            return;
-        }
-        assert!(Instant::now() < until, "not all have succeeded: {status:?}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    eventually("all have succeeded", async || {
+        let succeeded = usize::try_from(server.status().await.succeeded_count).unwrap();
+        (succeeded == total).then_some(())
+    })
+    .await;
 }
 
 /// One claim that got something: when its transaction began, and what it took.

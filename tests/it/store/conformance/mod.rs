@@ -77,6 +77,7 @@ conformance! {
     ]
     rank: [
         a_lower_priority_submitted_long_enough_before_goes_first,
+        one_at_a_time_they_go_in_the_same_order,
         a_retry_keeps_its_head_start,
         an_uncharged_retry_without_delay_keeps_its_place,
     ]
@@ -103,6 +104,7 @@ conformance! {
         an_operator_opens_a_models_gate,
         what_waits_in_another_models_lane_moves,
         what_waits_in_a_models_lane_is_found_when_its_limits_are_gone,
+        what_is_stopped_behind_a_models_gate_is_within_the_limit,
         what_waits_behind_a_models_gate_is_cancelled_and_stopped,
     ]
     pending: [

@@ -157,3 +157,23 @@ pub(crate) async fn what_waits_behind_a_models_gate_is_cancelled_and_stopped(t: 
     assert_eq!((ids(&claimed), claimed[0].cancel_requested), (vec![attached], true));
     assert!(!claimed[0].probe);
 }
+
+pub(crate) async fn what_is_stopped_behind_a_models_gate_is_within_the_limit(t: &TestStore) {
+    declare(t).await;
+    let attached = of(t, "m").await;
+    let lease = t.claim_one("p").await;
+    let run = Handle::new(serde_json::Map::from_iter([("run".to_owned(), 1.into())])).unwrap();
+    t.store.attach(lease, run).await.unwrap().unwrap();
+    of(t, "m").await;
+    t.clock.advance(LEASE + GRACE);
+    limited(t, &t.claim("p", 1).await[0], 600 * SECOND).await;
+    t.pass(Duration::ZERO).await;
+    t.cancel(attached).await;
+    t.limit("p", Some(3)).await;
+    let plain = t.submit_plain("p", 3).await;
+    let claimed = t.claim("p", 9).await;
+    assert_eq!(ids(&claimed), plain, "they take all the room there is");
+    assert_eq!(t.claim("p", 9).await.len(), 0);
+    t.succeed(&claimed[0].lease).await;
+    assert_eq!(ids(&t.claim("p", 9).await), [attached]);
+}

@@ -25,6 +25,17 @@ pub(crate) async fn a_lower_priority_submitted_long_enough_before_goes_first(t: 
     assert_eq!(ids(&claimed), [sooner, low, alike, later, lowest, last]);
 }
 
+pub(crate) async fn one_at_a_time_they_go_in_the_same_order(t: &TestStore) {
+    t.declare("p", 10).await;
+    let low = prior(t, 0).await;
+    t.clock.advance(HEAD_START + SECOND);
+    let (high, plain) = (prior(t, 1).await, prior(t, 0).await);
+    // A claim that takes one looks at no other: it is the database that has them in order.
+    for first in [low, high, plain] {
+        assert_eq!(ids(&t.claim("p", 1).await), [first]);
+    }
+}
+
 fn uncharged(delay: Duration) -> Ending {
     let failure = failure(ErrorCode::RateLimited);
     Ending::Retry { failure, delay, charged: false, usage: None }
