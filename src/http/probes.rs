@@ -1,4 +1,4 @@
-//! The HTTP port: probes.
+//! Probes of the process: whether it lives, and whether it takes work.
 //!
 //! What must stay true: `/healthz` asks nothing of anyone, so that an orchestrator never kills a
 //! server because its store is slow; `/readyz` is 200 only while work is taken.
@@ -23,8 +23,8 @@ struct Probes {
     store: Store,
 }
 
-/// What is served on the HTTP port.
-pub fn routes(phase: watch::Receiver<Phase>, store: Store) -> Router {
+/// The routes of the probes.
+pub(super) fn routes(phase: watch::Receiver<Phase>, store: Store) -> Router {
     Router::new()
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(readyz))

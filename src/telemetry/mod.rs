@@ -1,0 +1,66 @@
+//! Logs on stderr, and traces to an OpenTelemetry collector where one is named.
+//!
+//! What must stay true: without a collector nothing of OpenTelemetry is set up and its spans cost
+//! next to nothing; no trouble with a collector keeps the server from starting or from ending.
+
+mod collector;
+mod context;
+mod logs;
+mod traces;
+
+use std::time::Duration;
+
+use opentelemetry_sdk::propagation::TraceContextPropagator;
+use opentelemetry_sdk::trace::SdkTracerProvider;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+
+pub use context::{current_traceparent, remote_parent};
+pub use logs::{LogFilter, LogFormat, LogSettings};
+
+/// Spans of single calls: traced, but logged only on request.
+pub const RPC_TARGET: &str = "flowgate::rpc";
+
+/// What is to be flushed at the end.
+#[derive(Debug)]
+pub struct Telemetry {
+    tracing: Option<SdkTracerProvider>,
+}
+
+/// Sets up logs and, where a collector is named, traces, for the whole process.
+pub fn start(settings: &LogSettings) -> Telemetry {
+    let (tracing, trouble) = match traces::provider() {
+        Ok(provider) => (provider, None),
+        Err(error) => (None, Some(error)),
+    };
+    let spans = tracing.as_ref().map(traces::layer);
+    let subscriber = tracing_subscriber::registry().with(logs::layer(settings)).with(spans);
+    // Fails if the process has one already: then it belongs to whoever embeds the server.
+    let _ = subscriber.try_init();
+    std::panic::set_hook(Box::new(|panic| {
+        let location = panic.location().map(ToString::to_string);
+        let payload = panic.payload_as_str().unwrap_or("no message");
+        tracing::error!(location, panic = payload, "A thread panicked");
+    }));
+    if let Some(provider) = &tracing {
+        opentelemetry::global::set_text_map_propagator(TraceContextPropagator::new());
+        opentelemetry::global::set_tracer_provider(provider.clone());
+    }
+    if let Some(error) = trouble {
+        tracing::warn!(error = %error, "Traces are not exported");
+    }
+    Telemetry { tracing }
+}
+
+impl Telemetry {
+    /// Sends what is still to be sent, for no longer than `within`.
+    pub async fn shutdown(self, within: Duration) {
+        let Some(provider) = self.tracing else { return };
+        let flush = tokio::task::spawn_blocking(move || provider.shutdown_with_timeout(within));
+        match tokio::time::timeout(within, flush).await {
+            Ok(Ok(Ok(()))) => {}
+            Ok(Ok(Err(error))) => tracing::warn!(error = %error, "The last traces may be lost"),
+            Ok(Err(_)) | Err(_) => tracing::warn!("The last traces may be lost"),
+        }
+    }
+}
