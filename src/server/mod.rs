@@ -148,7 +148,7 @@ impl Server {
         let routes = api::routes(engine.clone()).add_service(health_service);
         let grpc =
             grpc_port.serve(&tasks, |listener| grpc::serve(listener, routes, closing.clone()));
-        let routes = http::routes(shutdown.phases(), store);
+        let routes = http::routes(shutdown.phases(), store, engine.clone());
         let http = http_port.serve(&tasks, |listener| {
             let closed = closing.clone().cancelled_owned();
             async move { axum::serve(listener, routes).with_graceful_shutdown(closed).await }

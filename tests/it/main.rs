@@ -20,6 +20,7 @@ mod limits;
 mod migrate;
 mod modules;
 mod outages;
+mod page;
 mod pooler;
 mod priorities;
 mod process_provider;

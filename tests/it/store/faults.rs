@@ -1,6 +1,7 @@
 //! A database that fails on demand: what fails is undone, what waits beside it is not harmed.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
@@ -43,6 +44,10 @@ pub(crate) enum Fault {
     Insert(ExecutionId),
     /// Every insertion of this execution panics.
     Panic(ExecutionId),
+    /// Every reading of the totals.
+    Unreadable,
+    /// Every reading of the totals panics.
+    ReadingPanics,
 }
 
 /// A database with a fault.
@@ -50,6 +55,7 @@ pub(crate) enum Fault {
 pub(crate) struct Faulty {
     inner: Arc<dyn Backend>,
     fault: Arc<Mutex<Option<Fault>>>,
+    totals_read: Arc<AtomicU64>,
 }
 
 impl Faulty {
@@ -61,7 +67,7 @@ impl Faulty {
 
     /// A sound database, for now.
     pub(crate) fn over(inner: Arc<dyn Backend>) -> Self {
-        Self { inner, fault: Arc::default() }
+        Self { inner, fault: Arc::default(), totals_read: Arc::default() }
     }
 
     /// Plans a fault.
@@ -72,6 +78,11 @@ impl Faulty {
     /// Makes it sound again.
     pub(crate) fn heal(&self) {
         *self.fault.lock().unwrap() = None;
+    }
+
+    /// How often the totals were read.
+    pub(crate) fn totals_read(&self) -> u64 {
+        self.totals_read.load(Ordering::Relaxed)
     }
 
     /// Whether this is what is to fail, once.
@@ -207,6 +218,12 @@ impl Backend for Faulty {
     }
 
     async fn totals(&self) -> Result<Totals> {
+        self.totals_read.fetch_add(1, Ordering::Relaxed);
+        let fault = *self.fault.lock().unwrap();
+        assert_ne!(fault, Some(Fault::ReadingPanics), "on purpose");
+        if fault == Some(Fault::Unreadable) {
+            return Err(BackendError::Injected("unreadable"));
+        }
         self.inner.totals().await
     }
 

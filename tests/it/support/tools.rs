@@ -49,11 +49,20 @@ pub(super) fn postgres_bin() -> Result<PathBuf, String> {
 
 /// The command `pgbouncer`.
 pub(crate) fn pgbouncer() -> PathBuf {
+    command("pgbouncer")
+}
+
+/// The command `chromium`.
+pub(crate) fn chromium() -> PathBuf {
+    command("chromium")
+}
+
+fn command(name: &str) -> PathBuf {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let folders =
         std::env::split_paths(&path).chain(["/usr/sbin".into(), "/usr/local/sbin".into()]);
-    let found = folders.map(|folder| folder.join("pgbouncer")).find(|file| file.is_file());
-    found.expect("pgbouncer is missing; run: bash tests/tools")
+    let mut found = folders.map(|folder| folder.join(name)).filter(|file| file.is_file());
+    found.next().unwrap_or_else(|| panic!("{name} is missing; run: bash tests/tools"))
 }
 
 /// A file of the repository.
