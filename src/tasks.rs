@@ -3,6 +3,8 @@
 
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -21,6 +23,7 @@ pub struct Tasks {
     tracker: TaskTracker,
     stop: CancellationToken,
     runtimes: Option<Runtimes>,
+    restarts: Arc<AtomicU64>,
 }
 
 /// Where tasks run, if loops are not to run beside everything else.
@@ -73,7 +76,7 @@ impl Tasks {
         M: Fn() -> F + Send + 'static,
         F: Future<Output = ()> + Send + 'static,
     {
-        let stop = self.stop.clone();
+        let (stop, restarts) = (self.stop.clone(), Arc::clone(&self.restarts));
         self.spawn_control(async move {
             loop {
                 let life = AssertUnwindSafe(make()).catch_unwind();
@@ -84,9 +87,15 @@ impl Tasks {
                         Err(_) => tracing::error!(task = name, "a loop panicked and is restarted"),
                     },
                 }
+                restarts.fetch_add(1, Ordering::Relaxed);
                 tokio::time::sleep(RESTART_PAUSE).await;
             }
         });
+    }
+
+    /// How many loops were started again.
+    pub fn loops_restarted(&self) -> u64 {
+        self.restarts.load(Ordering::Relaxed)
     }
 
     /// Ends every loop at its next await.

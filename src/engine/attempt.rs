@@ -28,6 +28,7 @@ use super::{ConfiguredProvider, Engine};
 use crate::domain::{
     Ending, ErrorCode, ExecutionId, Failure, FailureKind, Lease, Observation, Signal, Spec,
 };
+use crate::metrics::Example;
 use crate::providers::{AttemptFailure, Call, Output, Stop, StopReason, Stopper, stop_pair};
 use crate::store::{Claimed, ProviderNews, Settlement};
 use crate::telemetry;
@@ -48,7 +49,8 @@ impl Engine {
         if claimed.cancel_requested {
             attempt.stopper.stop(StopReason::Cancelled);
         }
-        self.0.counters.started(claimed.waited);
+        let example = self.example(&claimed.spec);
+        self.0.instruments().started(&claimed.spec.provider, claimed.waited, example);
         let span = tracing::info_span!(
             "attempt",
             execution.id = %claimed.lease.id,
@@ -79,7 +81,7 @@ impl Engine {
         tracing::debug!("attempt started");
         let budget = configured.retry.budget;
         if budget.is_some() && claimed.attempt == 1 {
-            self.0.counters.first_attempt(&spec.provider, self.now());
+            self.0.lately.first_attempt(&spec.provider, self.now());
         }
         let outcome = if started < *attempt.deadline.borrow() {
             self.run(&claimed, configured, attempt, stop.clone()).await
@@ -93,16 +95,19 @@ impl Engine {
             self.0.pulse.beat(name, found, quota, claimed.at, started.elapsed())
         });
         let room = || {
-            let fits = |budget| self.0.counters.retry_fits(&spec.provider, budget, self.now());
+            let fits = |budget| self.0.lately.retry_fits(&spec.provider, budget, self.now());
             budget.is_none_or(fits)
         };
         let retries = Retries { rules: &configured.retry, room: &room };
         let ending = ending(&claimed, outcome, stop.reason(), &retries);
         let how = counted(&ending);
+        self.measure(spec, found.as_ref(), &ending, stop.reason());
         self.0.active.work_over(&attempt.lease);
         let news = self.worth_telling(&claimed, configured, found, seen);
         if self.settle(&attempt.lease, ending, news).await {
-            self.0.counters.ended(&spec.provider, how, started.elapsed(), self.now());
+            let (provider, example) = (&spec.provider, self.example(spec));
+            self.0.lately.ended(provider, how, self.now());
+            self.0.instruments().attempt_ended(provider, how, started.elapsed(), example);
         }
         tracing::debug!(outcome = ?how, "attempt ended");
     }
@@ -171,6 +176,32 @@ impl Engine {
         outcome
     }
 
+    /// Counts what an attempt met with and consumed.
+    fn measure(
+        &self,
+        spec: &Spec,
+        found: Option<&Found>,
+        ending: &Ending,
+        stopped: Option<StopReason>,
+    ) {
+        let instruments = self.0.instruments().of(&spec.provider);
+        if matches!(found, Some(Found::RateLimited { .. })) {
+            instruments.rate_limited();
+        }
+        if stopped == Some(StopReason::LeaseLost) {
+            instruments.lease_lost();
+        }
+        if let Some(usage) = ending.usage() {
+            instruments
+                .consumed(usage.input_tokens.unsigned_abs(), usage.output_tokens.unsigned_abs());
+        }
+    }
+
+    /// The trace that shows what an execution went through, if it is kept.
+    fn example(&self, spec: &Spec) -> Option<Example> {
+        spec.traceparent.as_deref().and_then(|it| Example::of(it, self.now()))
+    }
+
     /// What its provider is to hear of an attempt.
     fn worth_telling(
         &self,
@@ -201,7 +232,7 @@ impl Engine {
             return claimed.probe.then_some(Signal::Unseen);
         };
         let answers = found == Found::Answered;
-        let troubled = self.0.counters.troubled(provider, !answers, self.now());
+        let troubled = self.0.lately.troubled(provider, !answers, self.now());
         Some(match found {
             Found::Answered if claimed.probe => Signal::Answered,
             Found::RateLimited { retry_after, message } => {

@@ -58,11 +58,10 @@ impl Alarm {
 impl Engine {
     /// The dispatcher's loop; returns when the server shuts down.
     pub(super) async fn dispatch(self) {
-        let Inner { store, claiming, claims_over, alarm, active, counters, resources, .. } =
-            &*self.0;
+        let Inner { store, claiming, claims_over, alarm, active, resources, .. } = &*self.0;
         let mut feed = store.commits();
         let mut agenda = Agenda::new(Instant::now(), FIRST_PAUSE);
-        let mut pace = Pace::from(Instant::now(), counters.tally());
+        let mut pace = Pace::from(Instant::now(), self.0.instruments().tally());
         while !claiming.is_cancelled() {
             if let Err(error) = self.work_off(&mut agenda, &mut pace).await {
                 tracing::warn!(
@@ -152,6 +151,11 @@ impl Engine {
         for found in report.providers.iter().filter(|found| found.claimed > 0) {
             let (provider, claimed) = (&found.provider, found.claimed);
             let (running, limit) = (found.running, found.limit);
+            let beyond = (running + claimed).saturating_sub(limit).min(claimed);
+            if beyond > 0 {
+                self.0.instruments().of(provider).over_admitted(beyond.into());
+                tracing::error!(%provider, "Claimed {beyond} executions beyond the limit of {limit}");
+            }
             tracing::info!(
                 %provider,
                 "Processing {claimed} pending executions for provider {provider} \

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::figures::Counted;
 use crate::domain::{
     Ending, ErrorCode, Failure, FailureKind, OnLost, Quota, Retrial, RetryRules, Usage,
 };
+use crate::metrics;
 use crate::providers::{AttemptFailure, StopReason, Success};
 use crate::store::Claimed;
 
@@ -196,13 +196,13 @@ fn json_text(output: &Value) -> Result<Arc<str>, Failure> {
     Ok(text.into())
 }
 
-pub(super) const fn counted(ending: &Ending) -> Counted {
+pub(super) const fn counted(ending: &Ending) -> metrics::Outcome {
     match ending {
-        Ending::Succeeded { .. } => Counted::Succeeded,
-        Ending::Failed { .. } => Counted::Failed,
-        Ending::Retry { .. } => Counted::Retried,
-        Ending::Cancelled { .. } => Counted::Cancelled,
-        Ending::Crashed { .. } => Counted::Crashed,
-        Ending::Released { .. } => Counted::Released,
+        Ending::Succeeded { .. } => metrics::Outcome::Succeeded,
+        Ending::Failed { .. } => metrics::Outcome::Failed,
+        Ending::Retry { .. } => metrics::Outcome::Retried,
+        Ending::Cancelled { .. } => metrics::Outcome::Cancelled,
+        Ending::Crashed { .. } => metrics::Outcome::Crashed,
+        Ending::Released { .. } => metrics::Outcome::Released,
     }
 }

@@ -1,55 +1,24 @@
-//! What this worker counts about itself.
+//! What this worker goes by of what it counts about itself.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use super::Figures;
 use crate::domain::{ProviderName, RetryBudget, RetryMeter, Timestamp};
+use crate::metrics::{Instruments, Outcome};
 
 /// The window over which rates are told.
 const WINDOW: Duration = Duration::from_secs(60);
 const WINDOW_SECONDS: usize = 60;
 
-/// Counters since the worker booted.
+/// What attempts found lately, as far as this worker goes by it.
 #[derive(Debug, Default)]
-pub(super) struct Counters {
-    started: AtomicU64,
-    succeeded: AtomicU64,
-    failed: AtomicU64,
-    cancelled: AtomicU64,
-    retried: AtomicU64,
-    crashed: AtomicU64,
-    stale: AtomicU64,
-    ended: AtomicU64,
-    ran_micros: AtomicU64,
-    waited_micros: AtomicU64,
-    watchers: AtomicI64,
-    resyncs: AtomicU64,
+pub(super) struct Lately {
     rates: Mutex<HashMap<ProviderName, [Window; 2]>>,
     found: Mutex<HashMap<ProviderName, [Window; 2]>>,
     /// Of the providers that have a retry budget.
     meters: Mutex<HashMap<ProviderName, RetryMeter>>,
-}
-
-/// How much was started, waited for and ended.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Tally {
-    pub(super) started: u64,
-    pub(super) ended: u64,
-    pub(super) waited: Duration,
-}
-
-/// How an attempt counts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Counted {
-    Succeeded,
-    Failed,
-    Cancelled,
-    Retried,
-    Crashed,
-    Released,
 }
 
 /// Counts of the last sixty seconds, a slot each.
@@ -89,34 +58,13 @@ fn slot(second: i64) -> usize {
     usize::try_from(second.rem_euclid(60)).unwrap_or(0)
 }
 
-impl Counters {
-    pub(super) fn started(&self, waited: Duration) {
-        self.started.fetch_add(1, Ordering::Relaxed);
-        self.waited_micros.fetch_add(micros(waited), Ordering::Relaxed);
-    }
-
-    pub(super) fn ended(
-        &self,
-        provider: &ProviderName,
-        how: Counted,
-        ran: Duration,
-        now: Timestamp,
-    ) {
-        let counter = match how {
-            Counted::Succeeded => &self.succeeded,
-            Counted::Failed => &self.failed,
-            Counted::Cancelled => &self.cancelled,
-            Counted::Retried => &self.retried,
-            Counted::Crashed => &self.crashed,
-            Counted::Released => return,
-        };
-        counter.fetch_add(1, Ordering::Relaxed);
-        self.ended.fetch_add(1, Ordering::Relaxed);
-        self.ran_micros.fetch_add(micros(ran), Ordering::Relaxed);
+impl Lately {
+    /// Notes how an attempt ended.
+    pub(super) fn ended(&self, provider: &ProviderName, how: Outcome, now: Timestamp) {
         let which = match how {
-            Counted::Succeeded => 0,
-            Counted::Failed => 1,
-            Counted::Retried | Counted::Crashed | Counted::Cancelled | Counted::Released => return,
+            Outcome::Succeeded => 0,
+            Outcome::Failed => 1,
+            Outcome::Retried | Outcome::Crashed | Outcome::Cancelled | Outcome::Released => return,
         };
         let mut rates = self.rates.lock().unwrap_or_else(PoisonError::into_inner);
         rates.entry(provider.clone()).or_default()[which].count(now.as_micros() / 1_000_000);
@@ -150,22 +98,6 @@ impl Counters {
         meters.entry(provider.clone()).or_default().take(budget, now)
     }
 
-    pub(super) fn stale(&self) {
-        self.stale.fetch_add(1, Ordering::Relaxed);
-    }
-
-    pub(super) fn watch_opened(&self) {
-        self.watchers.fetch_add(1, Ordering::Relaxed);
-    }
-
-    pub(super) fn watch_closed(&self) {
-        self.watchers.fetch_sub(1, Ordering::Relaxed);
-    }
-
-    pub(super) fn resynced(&self) {
-        self.resyncs.fetch_add(1, Ordering::Relaxed);
-    }
-
     /// Succeeded and failed executions of a provider within the last minute.
     pub(super) fn rates(&self, provider: &ProviderName, now: Timestamp) -> (f64, f64) {
         let second = now.as_micros() / 1_000_000;
@@ -175,39 +107,25 @@ impl Counters {
             (succeeded.sum(second) * per_minute, failed.sum(second) * per_minute)
         })
     }
-
-    pub(super) fn tally(&self) -> Tally {
-        Tally {
-            started: self.started.load(Ordering::Relaxed),
-            ended: self.ended.load(Ordering::Relaxed),
-            waited: Duration::from_micros(self.waited_micros.load(Ordering::Relaxed)),
-        }
-    }
-
-    pub(super) fn figures(&self, active: usize) -> Figures {
-        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let mean_ms = |sum: &AtomicU64, count: u64| match count {
-            0 => 0.0,
-            #[expect(clippy::cast_precision_loss, reason = "a mean for people")]
-            count => get(sum) as f64 / count as f64 / 1_000.0,
-        };
-        Figures {
-            started: get(&self.started),
-            succeeded: get(&self.succeeded),
-            failed: get(&self.failed),
-            cancelled: get(&self.cancelled),
-            retried: get(&self.retried),
-            crashed: get(&self.crashed),
-            stale_writes_rejected: get(&self.stale),
-            active: u64::try_from(active).unwrap_or(u64::MAX),
-            watchers: u64::try_from(self.watchers.load(Ordering::Relaxed)).unwrap_or(0),
-            watch_resyncs: get(&self.resyncs),
-            mean_execution_ms: mean_ms(&self.ran_micros, get(&self.ended)),
-            mean_wait_ms: mean_ms(&self.waited_micros, get(&self.started)),
-        }
-    }
 }
 
-fn micros(duration: Duration) -> u64 {
-    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+/// What this worker counted since it booted, while it runs `active` attempts.
+pub(super) fn figures(instruments: &Instruments, active: usize) -> Figures {
+    let counts = instruments.counts();
+    let attempts = |outcome| instruments.attempts(outcome);
+    let millis = |mean: Option<Duration>| mean.unwrap_or_default().as_secs_f64() * 1_000.0;
+    Figures {
+        started: counts.waits.count(),
+        succeeded: attempts(Outcome::Succeeded),
+        failed: attempts(Outcome::Failed),
+        cancelled: attempts(Outcome::Cancelled),
+        retried: attempts(Outcome::Retried),
+        crashed: attempts(Outcome::Crashed),
+        stale_writes_rejected: instruments.stale_writes(),
+        active: u64::try_from(active).unwrap_or(u64::MAX),
+        watchers: instruments.watchers(),
+        watch_resyncs: instruments.watch_resyncs(),
+        mean_execution_ms: millis(counts.runs.mean()),
+        mean_wait_ms: millis(counts.waits.mean()),
+    }
 }

@@ -162,7 +162,7 @@ impl Engine {
             .or_insert_with(|| Watched { provider: provider.clone(), newest: watch::channel(0).0 });
         let newest = entry.newest.subscribe();
         drop(watched);
-        self.0.counters.watch_opened();
+        self.0.instruments().watch_opened();
         Wake { engine: self.clone(), id, newest: Some(newest) }
     }
 
@@ -180,7 +180,7 @@ impl Engine {
                 }
                 Err(RecvError::Lagged(missed)) => {
                     tracing::warn!(missed, "the hub fell behind the commits, every watch rereads");
-                    self.0.counters.resynced();
+                    self.0.instruments().watch_resynced();
                     self.resync().await;
                 }
                 Err(RecvError::Closed) => return,
@@ -244,7 +244,7 @@ impl Drop for Wake {
             watched.remove(&self.id);
         }
         drop(watched);
-        self.engine.0.counters.watch_closed();
+        self.engine.0.instruments().watch_closed();
     }
 }
 

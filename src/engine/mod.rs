@@ -24,6 +24,7 @@ mod register;
 mod request;
 mod resources;
 mod retry;
+mod sampler;
 mod scaling;
 mod slots;
 mod status;
@@ -45,13 +46,14 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 
 use crate::domain::{ProviderName, Timestamp, WorkerId};
+use crate::metrics::Instruments;
 use crate::providers::StopReason;
 use crate::store::{Result, Store, WorkerStatus};
 use crate::tasks::Tasks;
 
 use active::Active;
 use dispatcher::Alarm;
-use figures::Counters;
+use figures::Lately;
 use hub::Hub;
 use pool::Pool;
 use pulse::Pulse;
@@ -126,7 +128,7 @@ struct Inner {
     hub: Hub,
     active: Active,
     alarm: Alarm,
-    counters: Counters,
+    lately: Lately,
     pool: Mutex<Pool>,
     pulse: Pulse,
     register: Register,
@@ -141,10 +143,17 @@ struct Inner {
     streaming: CancellationToken,
 }
 
+impl Inner {
+    fn instruments(&self) -> &Arc<Instruments> {
+        self.store.instruments()
+    }
+}
+
 impl Engine {
     /// Declares the providers, takes back what an earlier server left running, and starts.
     pub async fn start(store: Store, settings: EngineSettings, tasks: &Tasks) -> Result<Self> {
         let worker = WorkerId::new();
+        store.instruments().serve(settings.providers.iter().map(|it| it.name.clone()));
         let declared =
             settings.providers.iter().map(|p| (p.name.clone(), p.limits.clone())).collect();
         for (provider, limits) in store.declare(declared).await? {
@@ -183,7 +192,7 @@ impl Engine {
             hub,
             active: Active::default(),
             alarm: Alarm::default(),
-            counters: Counters::default(),
+            lately: Lately::default(),
             pool: Mutex::new(Pool::new(settings.pool)),
             pulse: Pulse::default(),
             register: Register::default(),
@@ -212,6 +221,10 @@ impl Engine {
         tasks.spawn_loop("dispatcher", move || engine.clone().dispatch());
         let engine = self.clone();
         tasks.spawn_loop("heartbeat", move || engine.clone().beat());
+        if self.0.instruments().is_full() {
+            let engine = self.clone();
+            tasks.spawn_loop("sampler", move || engine.clone().sample());
+        }
         if !self.0.resources.is_unused() {
             let engine = self.clone();
             tasks.spawn_loop("resources", move || engine.clone().look_at_machine());

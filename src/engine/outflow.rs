@@ -108,7 +108,7 @@ impl Engine {
                 Ok(Ok(())) => return true,
                 // The keeper of the lease stops the work.
                 Ok(Err(Fenced)) => {
-                    self.0.counters.stale();
+                    self.0.instruments().stale_write();
                     return false;
                 }
                 Err(StoreError::Closed) => return false,

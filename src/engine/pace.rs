@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::figures::Tally;
+use crate::metrics::Tally;
 
 /// What is measured over less than this says little.
 const SHORTEST: Duration = Duration::from_secs(1);

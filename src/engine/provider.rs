@@ -114,11 +114,10 @@ impl Engine {
         views.pop().ok_or_else(|| self.unknown(name))
     }
 
-    fn provider_view(&self, row: ProviderRow) -> Option<ProviderView> {
+    pub(super) fn provider_view(&self, row: ProviderRow) -> Option<ProviderView> {
         let configured = self.0.providers.get(&row.record.name)?;
         let now = self.now();
-        let (succeeded_per_minute, failed_per_minute) =
-            self.0.counters.rates(&row.record.name, now);
+        let (succeeded_per_minute, failed_per_minute) = self.0.lately.rates(&row.record.name, now);
         Some(ProviderView {
             kind: configured.kind.clone(),
             unavailable: configured.provider.unavailable(),

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
+use super::figures::figures;
 use super::vitals::Gauge;
 use super::{Engine, Inner, ServedProvider, WorkerConfiguration, WorkerReport, WorkerView};
 use crate::domain::{MachineLoad, ProviderName, Timestamp};
@@ -166,12 +167,12 @@ impl Engine {
     }
 
     fn report(&self) -> WorkerReport {
-        let Inner { active, counters, register, .. } = &*self.0;
+        let Inner { active, register, .. } = &*self.0;
         let pool = self.pool_report();
         let mut active_executions = active.ids();
         active_executions.truncate(MAX_NAMED);
         WorkerReport {
-            figures: counters.figures(active.len()),
+            figures: figures(self.0.instruments(), active.len()),
             active_executions,
             active_by_provider: active.by_provider(),
             slots: self.pool().slots(),

@@ -41,7 +41,7 @@ impl Engine {
 }
 
 /// Whether more replicas would help.
-fn scaling(rows: &[ProviderRow], workers: &[WorkerView], now: Timestamp) -> Scaling {
+pub(super) fn scaling(rows: &[ProviderRow], workers: &[WorkerView], now: Timestamp) -> Scaling {
     let live: Vec<_> = workers.iter().filter(|worker| worker.is_live()).collect();
     // What no live replica is configured for, another like them would not run either.
     let served = |row: &&ProviderRow| {

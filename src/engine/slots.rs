@@ -41,8 +41,8 @@ impl Engine {
 
     /// Lets the pool grow or shrink; what waits for a slot is claimed next if it grew.
     pub(super) async fn size_pool(&self, agenda: &mut Agenda, pace: &mut Pace) -> Result<()> {
-        let Inner { active, counters, register, .. } = &*self.0;
-        pace.note(Instant::now(), counters.tally());
+        let Inner { active, register, .. } = &*self.0;
+        pace.note(Instant::now(), self.0.instruments().tally());
         let waiting = self.waiting_for_slots(agenda).await?;
         let running = active.working();
         let inputs = PoolInputs {

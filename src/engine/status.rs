@@ -1,5 +1,6 @@
 //! What the whole service is doing, as this worker sees it.
 
+use super::figures::figures;
 use super::{Engine, Status};
 use crate::store::Result;
 
@@ -16,7 +17,7 @@ impl Engine {
             head: inner.store.head().await?,
             totals: inner.store.totals().await?,
             commits: inner.store.commit_stats(),
-            figures: inner.counters.figures(inner.active.len()),
+            figures: figures(inner.instruments(), inner.active.len()),
             slots: self.pool().slots(),
             scaling,
         })

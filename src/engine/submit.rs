@@ -88,7 +88,7 @@ impl Engine {
             }
             SubmitRefused::TooManyPending { index, max, pending } => {
                 let name = specs[index].provider.clone();
-                let (succeeded, failed) = self.0.counters.rates(&name, self.now());
+                let (succeeded, failed) = self.0.lately.rates(&name, self.now());
                 // Where nothing is pending, what is submitted at once is too much at any time.
                 let retry_after = (pending > 0).then(|| until_room(succeeded + failed));
                 SubmitError::TooManyPending { index, name, max, pending, retry_after }

@@ -76,6 +76,13 @@ impl Engine {
 }
 
 impl Engine {
+    /// Measures how late a watch was that was up to date: by the first of the changes it then found.
+    pub(super) fn measure_lag(&self, first: Option<&Event>) {
+        if let Some(first) = first {
+            self.0.instruments().watch_delivered(self.now().since(first.at));
+        }
+    }
+
     /// A running execution as it stood when its attempt began.
     async fn at_its_start(&self, view: View) -> Result<View> {
         let id = view.execution.spec.id;
@@ -152,6 +159,7 @@ impl One {
 
     /// Sends every change after the cursor until the execution is over.
     async fn follow(mut self, mut wake: Wake, include_output: bool) -> Result<(), Closed> {
+        let mut up_to_date = false;
         loop {
             let passed = *self.engine.0.hub.head().borrow();
             let query = EventQuery {
@@ -169,7 +177,9 @@ impl One {
                 self.outlet.cursor = self.outlet.cursor.max(passed);
                 let recheck = Instant::now() + RECHECK;
                 self.outlet = self.outlet.idle(wake.changed(), recheck).await?;
+                up_to_date = true;
             }
+            let first = events.first().filter(|_| up_to_date);
             for event in &events {
                 match self.take(event).await {
                     Ok(Some(item)) => self.outlet = self.outlet.send(item).await?,
@@ -177,6 +187,7 @@ impl One {
                     Err(error) => return Err(self.outlet.fail(error)),
                 }
             }
+            self.engine.measure_lag(first);
             if self.execution.state.is_terminal() {
                 return Ok(());
             }

@@ -41,7 +41,7 @@ impl Engine {
         let gates = HashMap::new();
         let mut many = Many { engine: self.clone(), filter, payload, gates };
         self.spawn(async move {
-            many.engine.0.counters.watch_opened();
+            many.engine.0.instruments().watch_opened();
             let outlet = match after {
                 Some(_) => Ok(outlet),
                 None => many.snapshot(outlet).await,
@@ -50,7 +50,7 @@ impl Engine {
                 // How it ended was said on the stream.
                 let _: Closed = many.follow(outlet, changes).await;
             }
-            many.engine.0.counters.watch_closed();
+            many.engine.0.instruments().watch_closed();
         });
         Ok(stream)
     }

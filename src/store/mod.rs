@@ -15,6 +15,7 @@ mod model;
 mod ops;
 mod postgres;
 mod sqlite;
+mod tally;
 mod transfer;
 mod url;
 mod writer;
@@ -29,7 +30,10 @@ use crate::domain::{
     Chunk, Clock, Event, Execution, ExecutionId, Fenced, Handle, Lease, Limits, ProviderName,
     Timestamp, Told, WorkerId,
 };
+use crate::metrics::Instruments;
 use crate::tasks::Tasks;
+
+pub use crate::metrics::CommitStats;
 
 pub use backend::{Backend, Bell, FARTHEST_AHEAD, Lane, Snapshot, Snapshots, Transaction};
 pub use error::{BackendError, StoreError, with_sources};
@@ -48,7 +52,6 @@ pub use postgres::{ClockSource, Listen, PostgresBackend, PostgresOptions};
 pub use sqlite::SqliteBackend;
 pub use transfer::{Census, Outcome, TransferError, Transferred, transfer};
 pub use url::StoreUrl;
-pub use writer::CommitStats;
 
 use writer::Writer;
 
@@ -63,9 +66,19 @@ pub struct Store {
 }
 
 impl Store {
-    /// Starts the writer over `backend`.
+    /// Starts the writer over `backend`, with instruments of its own.
     pub fn start(backend: Arc<dyn Backend>, clock: Arc<dyn Clock>, tasks: &Tasks) -> Self {
-        let writer = Writer::start(Arc::clone(&backend), clock, tasks);
+        Self::start_with(backend, clock, tasks, Arc::default())
+    }
+
+    /// Starts the writer over `backend`; what it does is counted on `instruments`.
+    pub fn start_with(
+        backend: Arc<dyn Backend>,
+        clock: Arc<dyn Clock>,
+        tasks: &Tasks,
+        instruments: Arc<Instruments>,
+    ) -> Self {
+        let writer = Writer::start(Arc::clone(&backend), clock, tasks, instruments);
         Self { backend, writer }
     }
 
@@ -292,6 +305,11 @@ impl Store {
 
     /// How the writer fares.
     pub fn commit_stats(&self) -> CommitStats {
-        self.writer.stats()
+        self.instruments().commit_stats()
+    }
+
+    /// What counts and measures this store, and whatever else works on it.
+    pub fn instruments(&self) -> &Arc<Instruments> {
+        self.writer.instruments()
     }
 }

@@ -11,7 +11,7 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -24,8 +24,9 @@ use super::batch::{Batch, Needs};
 use super::error::Remedy;
 use super::feed::{Commit, Feed};
 use super::ops::{Operation, Phase};
-use super::{Appended, Backend, BackendError, Lane, Result, StoreError, with_sources};
+use super::{Appended, Backend, BackendError, Lane, Result, StoreError, tally, with_sources};
 use crate::domain::{Clock, Timestamp};
+use crate::metrics::Instruments;
 use crate::tasks::Tasks;
 
 /// Operations that may wait; more make their callers wait before they are handed in.
@@ -45,17 +46,6 @@ const TRIES: u32 = 6;
 const TRY_FOR: Duration = Duration::from_secs(10);
 const TRY_PAUSE: Duration = Duration::from_millis(20);
 
-/// How the writer fares, since it started.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct CommitStats {
-    /// Transactions committed.
-    pub commits: u64,
-    /// Operations they carried.
-    pub operations: u64,
-    /// Time they took in all.
-    pub busy: Duration,
-}
-
 /// A handle on the writers.
 #[derive(Clone)]
 pub(super) struct Writer {
@@ -74,23 +64,24 @@ struct Common {
     ahead: AtomicI64,
     feed: Arc<Feed>,
     closing: CancellationToken,
-    commits: AtomicU64,
-    operations: AtomicU64,
-    busy_micros: AtomicU64,
+    instruments: Arc<Instruments>,
 }
 
 impl Writer {
     /// Starts the writers. They end when they are closed or the last handle is gone, and all that
     /// waited is done.
-    pub(super) fn start(backend: Arc<dyn Backend>, clock: Arc<dyn Clock>, tasks: &Tasks) -> Self {
+    pub(super) fn start(
+        backend: Arc<dyn Backend>,
+        clock: Arc<dyn Clock>,
+        tasks: &Tasks,
+        instruments: Arc<Instruments>,
+    ) -> Self {
         let common = Arc::new(Common {
             feed: Feed::start(&backend, tasks),
             clock,
             ahead: AtomicI64::new(0),
             closing: CancellationToken::new(),
-            commits: AtomicU64::new(0),
-            operations: AtomicU64::new(0),
-            busy_micros: AtomicU64::new(0),
+            instruments,
             backend,
         });
         let (leases, urgent) = mpsc::channel(QUEUE);
@@ -159,12 +150,8 @@ impl Writer {
         self.common.now()
     }
 
-    pub(super) fn stats(&self) -> CommitStats {
-        CommitStats {
-            commits: self.common.commits.load(Ordering::Relaxed),
-            operations: self.common.operations.load(Ordering::Relaxed),
-            busy: Duration::from_micros(self.common.busy_micros.load(Ordering::Relaxed)),
-        }
+    pub(super) fn instruments(&self) -> &Arc<Instruments> {
+        &self.common.instruments
     }
 }
 
@@ -240,6 +227,17 @@ struct WriterTask {
 }
 
 impl WriterTask {
+    /// What metrics call it.
+    fn label(&self) -> &'static str {
+        match self.lane {
+            // It has all of them to itself.
+            _ if self.urgent.is_some() => "all",
+            Lane::Leases => "leases",
+            Lane::Changes => "changes",
+            Lane::Claims => "claims",
+        }
+    }
+
     async fn run(mut self) {
         while let Some(first) = self.next().await {
             let mut jobs = self.collect(first);
@@ -257,6 +255,7 @@ impl WriterTask {
                     self.run_singly(jobs, tries).await;
                 }
                 Err(error) => {
+                    self.common.instruments.store_failed(self.label());
                     let error = StoreError::from(error);
                     jobs.into_iter().for_each(|job| job.answer(Err(error.clone())));
                 }
@@ -275,6 +274,9 @@ impl WriterTask {
             let outcome = self.attempt(&mut single, tries).await;
             let [job] = single;
             let is_gone = outcome.as_ref().is_err_and(|it| it.remedy() == Remedy::GiveUp);
+            if outcome.is_err() {
+                self.common.instruments.store_failed(self.label());
+            }
             let outcome = outcome.map_err(StoreError::from);
             if is_gone {
                 gone = outcome.as_ref().err().cloned();
@@ -358,12 +360,9 @@ impl WriterTask {
         }
         let (appended, notices) = batch.finish().await?;
         transaction.commit().await?;
+        common.instruments.committed(self.label(), jobs.len(), started.elapsed());
+        tally::count(&common.instruments, &notices);
         common.feed.committed(notices);
-        common.commits.fetch_add(1, Ordering::Relaxed);
-        let operations = u64::try_from(jobs.len()).unwrap_or(u64::MAX);
-        common.operations.fetch_add(operations, Ordering::Relaxed);
-        let busy = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
-        common.busy_micros.fetch_add(busy, Ordering::Relaxed);
         Ok(appended)
     }
 }
