@@ -14,6 +14,7 @@ pub mod cli;
 pub mod config;
 pub mod domain;
 pub mod engine;
+pub mod health;
 pub mod http;
 pub mod metrics;
 pub mod pb;

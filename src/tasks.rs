@@ -98,6 +98,11 @@ impl Tasks {
         self.restarts.load(Ordering::Relaxed)
     }
 
+    /// Cancelled by [`Tasks::stop`], for what is to end with the loops and is none of them.
+    pub fn stopping(&self) -> CancellationToken {
+        self.stop.clone()
+    }
+
     /// Ends every loop at its next await.
     pub fn stop(&self) {
         self.stop.cancel();

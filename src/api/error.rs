@@ -7,11 +7,12 @@ use tonic::Status;
 
 use super::convert::{Violations, join, too_many_models};
 use super::problem::{Problem, shortened};
-use crate::domain::{ExecutionId, ProviderName};
+use crate::domain::{ExecutionId, ProviderName, WorkerId};
 use crate::engine::{Cursor, ProviderError, RetryError, SubmitError, WatchEnd, WatchError};
 use crate::pb::ErrorReason;
 use crate::providers::Violation;
 use crate::store::{StoreError, with_sources};
+use crate::telemetry::NotOurs;
 
 /// Why an rpc has no answer.
 #[derive(Debug)]
@@ -50,6 +51,15 @@ pub(crate) enum Refusal {
     Watch(WatchError, Option<Cursor>),
     /// A watch ended before its time, in this epoch of the store.
     WatchEnded(WatchEnd, String),
+    /// Another replica was meant.
+    OtherWorker {
+        /// Which.
+        meant: WorkerId,
+        /// This one.
+        this: WorkerId,
+    },
+    /// The log is not Flowgate's.
+    LogNotOurs(NotOurs),
     /// The store failed.
     Store(StoreError),
     /// The server goes away.
@@ -82,6 +92,7 @@ refusals! {
     RetryError => Refusal::Retry,
     ProviderError => Refusal::Provider,
     StoreError => Refusal::Store,
+    NotOurs => Refusal::LogNotOurs,
 }
 
 impl Problem {
@@ -110,6 +121,11 @@ impl Problem {
             }
             Refusal::Watch(error, cursor) => Self::watch(error, cursor.as_ref()),
             Refusal::WatchEnded(end, epoch) => Self::watch_ended(end, &epoch),
+            Refusal::OtherWorker { meant, this } => {
+                let message = format!("worker_id: {meant} was meant, and {this} answers");
+                Self::new(ErrorReason::OtherWorker, message).with("worker_id", &this)
+            }
+            Refusal::LogNotOurs(error) => Self::new(ErrorReason::LogNotOurs, error.to_string()),
             Refusal::Store(error) => Self::store(&error),
             Refusal::ShuttingDown => {
                 Self::new(ErrorReason::ShuttingDown, "the server is shutting down")

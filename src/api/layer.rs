@@ -144,7 +144,10 @@ mod tests {
 
     use super::*;
     use crate::pb::system_service_server::{SystemService, SystemServiceServer};
-    use crate::pb::{GetStatusRequest, GetStatusResponse, ListWorkersRequest, ListWorkersResponse};
+    use crate::pb::{
+        GetStatusRequest, GetStatusResponse, ListWorkersRequest, ListWorkersResponse,
+        SetLogLevelRequest, SetLogLevelResponse,
+    };
     use prost::Message;
     use tonic_types::StatusExt;
     use tower::ServiceExt;
@@ -166,6 +169,13 @@ mod tests {
             &self,
             _: tonic::Request<ListWorkersRequest>,
         ) -> Result<tonic::Response<ListWorkersResponse>, Status> {
+            pending().await
+        }
+
+        async fn set_log_level(
+            &self,
+            _: tonic::Request<SetLogLevelRequest>,
+        ) -> Result<tonic::Response<SetLogLevelResponse>, Status> {
             pending().await
         }
     }

@@ -8,6 +8,7 @@ mod error;
 mod execution_service;
 mod history;
 mod layer;
+mod log_level;
 mod page;
 mod problem;
 mod provider_service;

@@ -89,9 +89,10 @@ fn code(reason: ErrorReason) -> Code {
         ErrorReason::InvalidField | ErrorReason::MalformedMessage => Code::InvalidArgument,
         ErrorReason::MessageTooLarge | ErrorReason::TooManyPending => Code::ResourceExhausted,
         ErrorReason::ExecutionNotFound | ErrorReason::ProviderNotFound => Code::NotFound,
-        ErrorReason::ProviderUnavailable | ErrorReason::ExecutionNotRetryable => {
-            Code::FailedPrecondition
-        }
+        ErrorReason::ProviderUnavailable
+        | ErrorReason::ExecutionNotRetryable
+        | ErrorReason::OtherWorker
+        | ErrorReason::LogNotOurs => Code::FailedPrecondition,
         ErrorReason::RequestIdConflict => Code::AlreadyExists,
         ErrorReason::LimitsChanged => Code::Aborted,
         ErrorReason::RevisionAhead

@@ -2,7 +2,8 @@
 
 use tonic::{Request, Response, Status};
 
-use super::convert;
+use super::error::Refusal;
+use super::{convert, log_level};
 use crate::engine::Engine;
 use crate::pb;
 use crate::pb::system_service_server::SystemService;
@@ -27,5 +28,17 @@ impl SystemService for System {
     ) -> Answer<pb::ListWorkersResponse> {
         let workers = self.engine.workers().await?.into_iter().map(convert::worker).collect();
         Ok(Response::new(pb::ListWorkersResponse { workers }))
+    }
+
+    async fn set_log_level(
+        &self,
+        request: Request<pb::SetLogLevelRequest>,
+    ) -> Answer<pb::SetLogLevelResponse> {
+        let wanted = convert::log_level(request.get_ref())?;
+        let this = self.engine.worker();
+        if let Some(meant) = wanted.worker.filter(|meant| *meant != this) {
+            return Err(Refusal::OtherWorker { meant, this }.into());
+        }
+        Ok(Response::new(log_level::set(wanted, &self.engine)?))
     }
 }

@@ -16,6 +16,7 @@ mod healthcheck;
 mod json;
 mod limits;
 mod list;
+mod log_level;
 mod names;
 mod output;
 mod providers;
@@ -101,6 +102,8 @@ pub enum Command {
     Status,
     /// Show the workers that share the store
     Workers,
+    /// Change what a running server logs, for a time if wanted
+    LogLevel(log_level::Args),
     /// Ask for the server's health; exit code 0 only if it is serving
     Healthcheck(healthcheck::Args),
     /// Run a server on a temporary store through a mixed workload, and check what comes out
@@ -142,6 +145,7 @@ async fn dispatch(command: Command, context: &Context) -> anyhow::Result<ExitCod
         Command::Resume(args) => providers::resume(args, context).await,
         Command::Status => status::status(context).await,
         Command::Workers => status::workers(context).await,
+        Command::LogLevel(args) => log_level::run(args, context).await,
         Command::Healthcheck(args) => healthcheck::run(args, context).await,
         Command::Demo(args) => demo::run(args).await,
     }

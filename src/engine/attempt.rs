@@ -57,10 +57,14 @@ impl Engine {
             provider = %claimed.spec.provider,
             attempt = claimed.attempt,
             worker.id = %self.0.worker,
+            trace_id = tracing::field::Empty,
         );
         if let Some(submitted) = &claimed.spec.traceparent {
-            // Fails without an OpenTelemetry layer: then there is no trace to continue.
-            let _ = span.set_parent(telemetry::remote_parent(submitted));
+            // Fails without an OpenTelemetry layer: then there is no trace to continue, but the log says
+            // whose it is.
+            if span.set_parent(telemetry::remote_parent(submitted)).is_err() {
+                span.record("trace_id", submitted.split('-').nth(1));
+            }
         }
         let engine = self.clone();
         let task = async move {

@@ -58,11 +58,12 @@ impl Alarm {
 impl Engine {
     /// The dispatcher's loop; returns when the server shuts down.
     pub(super) async fn dispatch(self) {
-        let Inner { store, claiming, claims_over, alarm, active, resources, .. } = &*self.0;
+        let Inner { store, claiming, claims_over, alarm, active, beats, resources, .. } = &*self.0;
         let mut feed = store.commits();
         let mut agenda = Agenda::new(Instant::now(), FIRST_PAUSE);
         let mut pace = Pace::from(Instant::now(), self.0.instruments().tally());
         while !claiming.is_cancelled() {
+            let looks = Instant::now() >= agenda.poll;
             if let Err(error) = self.work_off(&mut agenda, &mut pace).await {
                 tracing::warn!(
                     error = %error, source = std::error::Error::source(&error).map(ToString::to_string),
@@ -71,8 +72,10 @@ impl Engine {
                 // What was not claimed is found by looking at everything.
                 agenda.poll = Instant::now() + agenda.pause;
                 agenda.pause = (agenda.pause * 2).min(LONGEST_PAUSE);
+                beats.failed();
             } else {
                 agenda.pause = FIRST_PAUSE;
+                beats.turned(looks);
             }
             if !agenda.claim.is_empty() {
                 // More of the same can be claimed; what others became ready meanwhile goes along.
@@ -83,6 +86,7 @@ impl Engine {
             let due = tokio::time::sleep(alarm.next().since(self.now()));
             tokio::select! {
                 () = claiming.cancelled() => {}
+                () = beats.while_waiting() => {}
                 heard = feed.recv() => self.hear(heard, &mut feed, &mut agenda),
                 () = alarm.rung.notified() => {}
                 () = due => {}

@@ -7,6 +7,7 @@
 mod active;
 mod agenda;
 mod attempt;
+mod beats;
 mod cancel;
 mod dispatcher;
 mod ending;
@@ -50,8 +51,10 @@ use crate::metrics::Instruments;
 use crate::providers::StopReason;
 use crate::store::{Result, Store, WorkerStatus};
 use crate::tasks::Tasks;
+use crate::telemetry;
 
 use active::Active;
+use beats::Beats;
 use dispatcher::Alarm;
 use figures::Lately;
 use hub::Hub;
@@ -128,6 +131,7 @@ struct Inner {
     hub: Hub,
     active: Active,
     alarm: Alarm,
+    beats: Beats,
     lately: Lately,
     pool: Mutex<Pool>,
     pulse: Pulse,
@@ -154,6 +158,7 @@ impl Engine {
     pub async fn start(store: Store, settings: EngineSettings, tasks: &Tasks) -> Result<Self> {
         let worker = WorkerId::new();
         store.instruments().serve(settings.providers.iter().map(|it| it.name.clone()));
+        telemetry::name_worker(&worker);
         let declared =
             settings.providers.iter().map(|p| (p.name.clone(), p.limits.clone())).collect();
         for (provider, limits) in store.declare(declared).await? {
@@ -192,6 +197,7 @@ impl Engine {
             hub,
             active: Active::default(),
             alarm: Alarm::default(),
+            beats: Beats::default(),
             lately: Lately::default(),
             pool: Mutex::new(Pool::new(settings.pool)),
             pulse: Pulse::default(),

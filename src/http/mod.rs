@@ -4,13 +4,11 @@ mod page;
 mod probes;
 
 use axum::Router;
-use tokio::sync::watch;
 
 use crate::engine::Engine;
-use crate::shutdown::Phase;
-use crate::store::Store;
+use crate::health::Condition;
 
 /// What is served on the HTTP port.
-pub fn routes(phase: watch::Receiver<Phase>, store: Store, engine: Engine) -> Router {
-    probes::routes(phase, store).merge(page::routes(engine))
+pub fn routes(condition: Condition, engine: Engine) -> Router {
+    probes::routes(condition).merge(page::routes(engine))
 }

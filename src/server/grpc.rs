@@ -16,6 +16,7 @@ use tower_http::trace::{DefaultOnFailure, TraceLayer};
 use tracing::{Level, Span};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
+use crate::health::Condition;
 use crate::pb;
 use crate::telemetry::{self, RPC_TARGET};
 
@@ -95,7 +96,8 @@ fn span(request: &http::Request<Body>) -> Span {
     span
 }
 
-/// What `grpc.health.v1` answers, for the server as a whole and for each service.
+/// What `grpc.health.v1` answers, for the server as a whole and for each service: all of them need the same.
+#[derive(Clone)]
 pub(super) struct Health {
     reporter: HealthReporter,
 }
@@ -104,12 +106,27 @@ impl Health {
     /// Not serving, until told otherwise.
     pub(super) async fn new() -> (Self, HealthServer<HealthService>) {
         let health = Self { reporter: HealthReporter::new() };
-        health.set(ServingStatus::NotServing).await;
+        health.set(false).await;
         let service = HealthService::from_health_reporter(health.reporter.clone());
         (health, HealthServer::new(service))
     }
 
-    pub(super) async fn set(&self, status: ServingStatus) {
+    /// Tells what condition the server is in, at once and whenever it changes. Whoever watches hears of it.
+    pub(super) async fn follow(self, condition: Condition) {
+        let mut told = None;
+        let mut seen = condition.seen();
+        loop {
+            let ready = condition.is_ready();
+            if told != Some(ready) {
+                self.set(ready).await;
+                told = Some(ready);
+            }
+            seen = condition.changed(seen).await;
+        }
+    }
+
+    pub(super) async fn set(&self, ready: bool) {
+        let status = if ready { ServingStatus::Serving } else { ServingStatus::NotServing };
         for service in [
             "",
             pb::execution_service_server::SERVICE_NAME,

@@ -5,6 +5,7 @@
 //! first request to stop, every step is bounded by its deadline.
 
 mod grpc;
+mod hangup;
 mod listen;
 mod open_files;
 
@@ -14,13 +15,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::runtime::Handle;
+use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
-use tonic_health::ServingStatus;
 
 use crate::config::Settings;
 use crate::domain::SystemClock;
 use crate::engine::{Engine, EngineSettings};
+use crate::health::{Condition, Readiness};
 use crate::shutdown::{Deadlines, Shutdown};
 use crate::store::{
     Backend, BackendError, ClockSource, PostgresBackend, PostgresOptions, SqliteBackend, Store,
@@ -85,7 +87,9 @@ pub async fn serve(settings: Settings, control: Handle) -> Result<(), ServeError
     let shutdown = Shutdown::new(settings.drain_timeout);
     shutdown.begin_on_signals().map_err(ServeError::Signals)?;
     open_files::raise_limit();
-    let server = Box::pin(Server::start(settings, shutdown.clone(), Tasks::with_control(control)));
+    let tasks = Tasks::with_control(control);
+    hangup::survive(&tasks).map_err(ServeError::Signals)?;
+    let server = Box::pin(Server::start(settings, shutdown.clone(), tasks));
     let server = server.await?;
     announce(&server);
     let result = server.run().await;
@@ -107,6 +111,7 @@ fn announce(server: &Server) {
 /// A server that is ready.
 pub struct Server {
     engine: Engine,
+    condition: Condition,
     health: Health,
     grpc: Listening,
     http: Listening,
@@ -148,7 +153,8 @@ impl Server {
         let routes = api::routes(engine.clone()).add_service(health_service);
         let grpc =
             grpc_port.serve(&tasks, |listener| grpc::serve(listener, routes, closing.clone()));
-        let routes = http::routes(shutdown.phases(), store, engine.clone());
+        let condition = Condition::new(shutdown.phases());
+        let routes = http::routes(condition.clone(), engine.clone());
         let http = http_port.serve(&tasks, |listener| {
             let closed = closing.clone().cancelled_owned();
             async move { axum::serve(listener, routes).with_graceful_shutdown(closed).await }
@@ -166,7 +172,7 @@ impl Server {
             );
         }
         if shutdown.serving() {
-            health.set(ServingStatus::Serving).await;
+            health.set(true).await;
             tracing::info!(
                 version = VERSION,
                 store = %settings.store,
@@ -176,7 +182,8 @@ impl Server {
                 "Flowgate is ready"
             );
         }
-        Ok(Self { engine, health, grpc, http, closing, tasks, shutdown })
+        look_after(&condition, &store, &engine, &health, &tasks);
+        Ok(Self { engine, condition, health, grpc, http, closing, tasks, shutdown })
     }
 
     /// Where gRPC is served.
@@ -187,6 +194,11 @@ impl Server {
     /// Where HTTP is served.
     pub fn http_addr(&self) -> SocketAddr {
         self.http.addr()
+    }
+
+    /// Whether it can do its work, now and whenever that changes.
+    pub fn readiness(&self) -> watch::Receiver<Readiness> {
+        self.condition.readiness()
     }
 
     /// Serves until the shutdown begins, and then through it.
@@ -207,7 +219,7 @@ impl Server {
         let begun = Instant::now();
         let Self { engine, health, grpc, http, closing, tasks, .. } = self;
         let Deadlines { finish_by, hand_back_by, close_by, .. } = deadlines;
-        health.set(ServingStatus::NotServing).await;
+        health.set(false).await;
 
         engine.begin_shutdown();
         let drained = engine.drain(finish_by);
@@ -240,6 +252,22 @@ impl Server {
         tracing::info!(seconds = begun.elapsed().as_secs_f64(), "Flowgate has stopped");
         drained
     }
+}
+
+/// Starts what finds out what condition the server is in, and what tells it.
+fn look_after(
+    condition: &Condition,
+    store: &Store,
+    engine: &Engine,
+    health: &Health,
+    tasks: &Tasks,
+) {
+    let beating = condition.clone();
+    tasks.spawn_loop("heart", move || beating.clone().beat());
+    let (looking, store, engine) = (condition.clone(), store.clone(), engine.clone());
+    tasks.spawn_loop("monitor", move || looking.clone().monitor(store.clone(), engine.clone()));
+    let (condition, health) = (condition.clone(), health.clone());
+    tasks.spawn_loop("health", move || health.clone().follow(condition.clone()));
 }
 
 async fn open(settings: &Settings) -> Result<Arc<dyn Backend>, ServeError> {

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 
 use super::{
     Appended, BackendError, Due, EventQuery, Head, History, ListQuery, Load, Logged, NewExecution,
-    Notice, Payload, Pick, ProviderRow, StoreKind, Totals, WorkerRow,
+    Notice, Payload, Pick, ProviderRow, Schema, StoreKind, Totals, WorkerRow,
 };
 use crate::domain::{
     Event, ExecutionId, ProviderName, ProviderRecord, Record, Spec, Timestamp, WorkerId,
@@ -70,6 +70,12 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Where the log stands.
     async fn head(&self) -> Result<Head>;
+
+    /// Which version the schema has now, whatever it was when the store was opened. An error also where the
+    /// store is no longer the one that was opened. Cheap enough for every second.
+    async fn schema(&self) -> Result<Schema> {
+        Ok(Schema { found: Some(0), known: 0 })
+    }
 
     /// Every provider, by name.
     async fn providers(&self) -> Result<Vec<ProviderRow>>;

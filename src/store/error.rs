@@ -79,6 +79,9 @@ pub enum BackendError {
     /// The file is something else.
     #[error("{0} is not a store of Flowgate's")]
     NotAStore(PathBuf),
+    /// The file was removed, or another has its name: what is written is lost with this server.
+    #[error("{0} is no longer the file that was opened")]
+    FileGone(PathBuf),
     /// The file or its lock could not be opened.
     #[error("cannot open {path}")]
     Open {
@@ -120,6 +123,7 @@ impl BackendError {
             | Self::Locked(_)
             | Self::HardLinked(_)
             | Self::NotAStore(_)
+            | Self::FileGone(_)
             | Self::Open { .. } => Remedy::GiveUp,
         }
     }

@@ -41,7 +41,7 @@ pub use feed::Commit;
 pub use memory::MemoryBackend;
 pub use model::{
     Appended, Due, EventQuery, Head, History, ListQuery, Load, Logged, NewExecution, Notice,
-    Payload, Pick, ProviderRow, StoreKind, Totals, WorkerRow, WorkerStatus,
+    Payload, Pick, ProviderRow, Schema, StoreKind, Totals, WorkerRow, WorkerStatus,
 };
 pub use ops::{
     Advanced, CancelAnswer, Claim, ClaimReport, Claimed, ExpectedRevision, GateChange, LimitChange,
@@ -265,6 +265,11 @@ impl Store {
     /// Where the log stands.
     pub async fn head(&self) -> Result<Head> {
         Ok(self.backend.head().await?)
+    }
+
+    /// Which version the schema has now.
+    pub async fn schema(&self) -> Result<Schema> {
+        Ok(self.backend.schema().await?)
     }
 
     /// Every provider with what it has pending and running, by name.

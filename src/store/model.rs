@@ -179,6 +179,22 @@ pub struct Head {
     pub compacted: i64,
 }
 
+/// Which version the schema has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Schema {
+    /// The newest migration that was run; `None` if there is no schema.
+    pub found: Option<i64>,
+    /// The newest migration known here.
+    pub known: i64,
+}
+
+impl Schema {
+    /// Whether it has all that is used here. A newer one has, too: migrations only expand.
+    pub fn is_current(&self) -> bool {
+        self.found.is_some_and(|found| found >= self.known)
+    }
+}
+
 /// A provider with what it has to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProviderRow {

@@ -5,7 +5,10 @@
 
 mod collector;
 mod context;
+mod level;
+mod line;
 mod logs;
+mod quiet;
 mod traces;
 
 use std::time::Duration;
@@ -16,6 +19,8 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 pub use context::{current_traceparent, remote_parent};
+pub use level::{LevelChange, NotOurs, end_log_filter, set_log_filter};
+pub use line::name_worker;
 pub use logs::{LogFilter, LogFormat, LogSettings};
 
 /// Spans of single calls: traced, but logged only on request.
@@ -34,9 +39,12 @@ pub fn start(settings: &LogSettings) -> Telemetry {
         Err(error) => (None, Some(error)),
     };
     let spans = tracing.as_ref().map(traces::layer);
-    let subscriber = tracing_subscriber::registry().with(logs::layer(settings)).with(spans);
+    let (logs, dial) = logs::layer(settings);
+    let subscriber = tracing_subscriber::registry().with(logs).with(spans);
     // Fails if the process has one already: then it belongs to whoever embeds the server.
-    let _ = subscriber.try_init();
+    if subscriber.try_init().is_ok() {
+        dial.install();
+    }
     std::panic::set_hook(Box::new(|panic| {
         let location = panic.location().map(ToString::to_string);
         let payload = panic.payload_as_str().unwrap_or("no message");

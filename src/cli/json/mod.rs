@@ -5,6 +5,7 @@
 //! printed.
 
 mod executions;
+mod log_level;
 mod providers;
 mod system;
 mod values;
@@ -13,6 +14,7 @@ mod workers;
 pub(super) use executions::{
     cancelled_batch, error_json, execution_reply, executions_page, watched,
 };
+pub(super) use log_level::log_level;
 pub(super) use providers::{limits_changes, limits_set, providers};
 pub(super) use system::status;
 pub(super) use values::{from_struct, from_value, to_struct};

@@ -72,6 +72,18 @@ impl AttemptFailure {
         self.add_detail(name, value);
         self
     }
+
+    /// What a log may say of it: nothing that a server said, which may repeat the input.
+    pub(in crate::providers) fn for_log(&self) -> String {
+        let details = self.failure.details.as_ref();
+        let ours = ["http_status", "reason", "endpoint"].into_iter().filter_map(|name| {
+            Some(match details?.get(name)? {
+                Value::String(text) => format!(", {name} {text}"),
+                other => format!(", {name} {other}"),
+            })
+        });
+        format!("{:?}{}", self.failure.code, ours.collect::<String>())
+    }
 }
 
 /// A failure that may pass.
@@ -271,6 +283,14 @@ mod tests {
     fn said(body: Value) -> (Vec<String>, Option<String>) {
         let Said { names, message } = Said::of(&body);
         (names, message)
+    }
+
+    #[test]
+    fn a_log_repeats_nothing_that_a_server_said() {
+        let refused = refused(COMMON, StatusCode::BAD_GATEWAY, &HeaderMap::new(), "your input: x");
+        assert!(refused.failure.message.contains("your input"));
+        assert_eq!(refused.for_log(), "Transient, http_status 502");
+        assert_eq!(broken("odd: x").for_log(), "Transient, reason broken_answer");
     }
 
     #[test]

@@ -53,8 +53,7 @@ impl<T: Told> Heard<T> {
         progress: &Progress,
     ) {
         if let Err(failed) = self.try_listen(route, path, from, progress).await {
-            let mut error = failed.failure.message;
-            progress.redactor().text(&mut error);
+            let error = failed.for_log();
             tracing::debug!(error, "the events of the provider's work broke off");
         }
     }

@@ -249,8 +249,7 @@ async fn see_through(
             Ok(success) => return Ok(success),
             Err(Lost::Failed(failed)) => return Err(salvaged(job, handle, failed).await),
             Err(Lost::Sight(failed)) => {
-                let mut error = failed.failure.message;
-                progress.redactor().text(&mut error);
+                let error = failed.for_log();
                 tracing::warn!(error, "cannot ask the provider after its work, trying again");
                 if asked.elapsed() > LONGEST_PAUSE {
                     pauses.start_over();

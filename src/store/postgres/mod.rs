@@ -24,7 +24,7 @@ use tokio::sync::Mutex;
 
 use super::{
     Backend, BackendError, Bell, EventQuery, Head, History, Lane, ListQuery, Notice, Payload,
-    ProviderRow, Snapshot, Snapshots, StoreKind, Totals, Transaction, WorkerRow,
+    ProviderRow, Schema, Snapshot, Snapshots, StoreKind, Totals, Transaction, WorkerRow,
 };
 use crate::domain::{Event, ExecutionId, ProviderName};
 use bell::PgBell;
@@ -156,6 +156,10 @@ impl Backend for PostgresBackend {
 
     async fn head(&self) -> Result<Head> {
         read::head(Source::Pool(&self.control)).await
+    }
+
+    async fn schema(&self) -> Result<Schema> {
+        schema::version(&self.control).await
     }
 
     async fn providers(&self) -> Result<Vec<ProviderRow>> {

@@ -9,8 +9,13 @@ use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Connection as _};
 
+use super::readers::Readers;
 use super::statement;
-use crate::store::BackendError;
+use crate::store::codec::Columns as _;
+use crate::store::{BackendError, Schema};
+
+/// SQLSTATE of a table that does not exist.
+const UNDEFINED_TABLE: &str = "42P01";
 
 /// Says who may migrate: the bytes of "flowgate".
 const LOCK: i64 = 0x666c_6f77_6761_7465;
@@ -24,7 +29,7 @@ pub(crate) async fn migrate(connection: &mut PgConnection) -> Result<(), Backend
         let (found, needed) = (found / 10_000, OLDEST / 10_000);
         return Err(BackendError::ServerTooOld { found, needed });
     }
-    let mut migrations = sqlx::migrate!("migrations/postgres");
+    let mut migrations = migrations();
     // Its own lock belongs to the session, which a pooler may share out.
     migrations.set_locking(false);
     let mut transaction = connection.begin().await.map_err(statement("begin to migrate"))?;
@@ -51,7 +56,7 @@ pub(crate) async fn migrate(connection: &mut PgConnection) -> Result<(), Backend
 }
 
 async fn run(migrations: &Migrator, connection: &mut PgConnection) -> Result<(), BackendError> {
-    let known = migrations.iter().map(|migration| migration.version).max().unwrap_or(0);
+    let known = known(migrations);
     match migrations.run(connection).await {
         Ok(()) => Ok(()),
         Err(MigrateError::VersionMissing(found)) if found > known => {
@@ -59,4 +64,23 @@ async fn run(migrations: &Migrator, connection: &mut PgConnection) -> Result<(),
         }
         Err(error) => Err(BackendError::Migrate(error)),
     }
+}
+
+fn migrations() -> Migrator {
+    sqlx::migrate!("migrations/postgres")
+}
+
+fn known(migrations: &Migrator) -> i64 {
+    migrations.iter().map(|migration| migration.version).max().unwrap_or(0)
+}
+
+/// Which version the schema has now.
+pub(super) async fn version(readers: &Readers) -> Result<Schema, BackendError> {
+    let query = || sqlx::query("SELECT max(version) FROM _sqlx_migrations WHERE success");
+    let found = match readers.rows("read which version the schema has", &query).await {
+        Ok(rows) => rows.first().map(|row| row.int(0)).transpose()?.flatten(),
+        Err(error) if error.has_code(UNDEFINED_TABLE) => None,
+        Err(error) => return Err(error),
+    };
+    Ok(Schema { found, known: known(&migrations()) })
 }

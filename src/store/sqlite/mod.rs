@@ -26,7 +26,7 @@ use tokio::sync::Mutex;
 
 use super::{
     Backend, BackendError, EventQuery, Head, History, Lane, ListQuery, Payload, ProviderRow,
-    Snapshot, Snapshots, StoreKind, Totals, Transaction, WorkerRow,
+    Schema, Snapshot, Snapshots, StoreKind, Totals, Transaction, WorkerRow,
 };
 use crate::domain::{Event, ExecutionId, ProviderName};
 pub(super) use export::Export;
@@ -45,6 +45,7 @@ const READERS: u32 = 4;
 pub struct SqliteBackend {
     writer: Arc<Mutex<SqliteConnection>>,
     readers: SqlitePool,
+    file: OpenedFile,
     /// Held as long as the server lives; the system lets go of it when the process ends.
     _lock: Option<File>,
 }
@@ -61,7 +62,8 @@ impl SqliteBackend {
             .connect_with(options.create_if_missing(false).read_only(true))
             .await
             .map_err(statement("open the store for reading"))?;
-        Ok(Self { writer: Arc::new(Mutex::new(writer)), readers, _lock: Some(lock) })
+        let file = OpenedFile::at(path)?;
+        Ok(Self { writer: Arc::new(Mutex::new(writer)), readers, file, _lock: Some(lock) })
     }
 
     /// Opens the file beside a server that may be using it, for reading only.
@@ -74,7 +76,8 @@ impl SqliteBackend {
             .connect_with(options)
             .await
             .map_err(statement("open the store for reading"))?;
-        Ok(Self { writer: Arc::new(Mutex::new(writer)), readers, _lock: None })
+        let file = OpenedFile::at(path)?;
+        Ok(Self { writer: Arc::new(Mutex::new(writer)), readers, file, _lock: None })
     }
 }
 
@@ -118,13 +121,43 @@ fn lock(path: &Path) -> Result<File> {
 }
 
 async fn migrate(connection: &mut SqliteConnection) -> Result<()> {
-    let known = MIGRATIONS.iter().map(|migration| migration.version).max().unwrap_or(0);
+    let known = known();
     match MIGRATIONS.run(connection).await {
         Ok(()) => Ok(()),
         Err(sqlx::migrate::MigrateError::VersionMissing(found)) if found > known => {
             Err(BackendError::SchemaTooNew { found, known })
         }
         Err(error) => Err(BackendError::Migrate(error)),
+    }
+}
+
+fn known() -> i64 {
+    MIGRATIONS.iter().map(|migration| migration.version).max().unwrap_or(0)
+}
+
+/// Which file was opened. One that is removed lives on, but only as long as it is open.
+#[derive(Debug)]
+struct OpenedFile {
+    path: PathBuf,
+    identity: (u64, u64),
+}
+
+impl OpenedFile {
+    fn at(path: &Path) -> Result<Self> {
+        let open = |source| BackendError::Open { path: path.to_owned(), source };
+        Ok(Self { path: path.to_owned(), identity: Self::identity(path).map_err(open)? })
+    }
+
+    fn identity(path: &Path) -> std::io::Result<(u64, u64)> {
+        std::fs::metadata(path).map(|file| (file.dev(), file.ino()))
+    }
+
+    /// Whether its name still leads to it.
+    fn is_there(&self) -> Result<()> {
+        match Self::identity(&self.path) {
+            Ok(identity) if identity == self.identity => Ok(()),
+            Ok(_) | Err(_) => Err(BackendError::FileGone(self.path.clone())),
+        }
     }
 }
 
@@ -185,6 +218,12 @@ impl Backend for SqliteBackend {
 
     async fn head(&self) -> Result<Head> {
         read::head(&self.readers).await
+    }
+
+    async fn schema(&self) -> Result<Schema> {
+        self.file.is_there()?;
+        let found = read::schema_version(&self.readers).await?;
+        Ok(Schema { found, known: known() })
     }
 
     async fn providers(&self) -> Result<Vec<ProviderRow>> {

@@ -285,6 +285,16 @@ pub(super) async fn head(source: impl SqliteExecutor<'_>) -> Result<Head> {
     codec::head(&row)
 }
 
+/// The newest migration that was run; `None` if there is no schema.
+pub(super) async fn schema_version(pool: &SqlitePool) -> Result<Option<i64>> {
+    let doing = "read which version the schema has";
+    let table = "SELECT count(*) FROM sqlite_master WHERE name = '_sqlx_migrations'";
+    if codec::int(&one(pool, doing, table).await?, 0)? == 0 {
+        return Ok(None);
+    }
+    one(pool, doing, "SELECT max(version) FROM _sqlx_migrations WHERE success").await?.int(0)
+}
+
 pub(super) async fn providers(pool: &SqlitePool) -> Result<Vec<ProviderRow>> {
     rows(pool, "read providers", PROVIDERS, &()).await?.iter().map(codec::provider_row).collect()
 }

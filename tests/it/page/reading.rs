@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use flowgate::domain::SystemClock;
 use flowgate::engine::{Engine, EngineSettings, PoolSettings, ThisMachine};
+use flowgate::health::Condition;
 use flowgate::shutdown::Phase;
 use flowgate::store::Store;
 use flowgate::tasks::Tasks;
@@ -46,9 +47,9 @@ impl Port {
             host: "here".to_owned(),
             version: "test".to_owned(),
         };
-        let engine = Engine::start(store.clone(), settings, &tasks).await.unwrap();
+        let engine = Engine::start(store, settings, &tasks).await.unwrap();
         let (_, phase) = watch::channel(Phase::Serving);
-        let routes = flowgate::http::routes(phase, store, engine.clone());
+        let routes = flowgate::http::routes(Condition::new(phase), engine.clone());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap().to_string();
         tokio::spawn(async { axum::serve(listener, routes).await });

@@ -5,8 +5,10 @@
 
 mod cluster;
 mod database;
+mod frozen;
 mod keeper;
 
 pub(crate) use cluster::Cluster;
 pub(crate) use database::Database;
+pub(crate) use frozen::Frozen;
 pub(crate) use keeper::unprivileged;

@@ -1,0 +1,104 @@
+//! Whether the dispatcher turns: it notes every turn that went well, and every second while it waits.
+//!
+//! What must stay true: a turn that hangs, and turns that fail, are silence; so is a loop that nobody
+//! runs. One that has nothing to do is not.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::Engine;
+
+/// How often it is noted while the dispatcher waits.
+const BEAT: Duration = Duration::from_secs(1);
+
+/// When the dispatcher was last known to turn.
+#[derive(Debug)]
+pub(super) struct Beats {
+    born: Instant,
+    /// Milliseconds after that.
+    last: AtomicU64,
+    /// Since a turn failed, none has looked at everything.
+    failing: AtomicBool,
+}
+
+impl Default for Beats {
+    fn default() -> Self {
+        Self { born: Instant::now(), last: AtomicU64::new(0), failing: AtomicBool::new(false) }
+    }
+}
+
+impl Beats {
+    /// A turn went well. Only one that looked at everything says that the store can be used again: others
+    /// may not have asked it anything.
+    pub(super) fn turned(&self, looked: bool) {
+        if looked {
+            self.failing.store(false, Ordering::Relaxed);
+        }
+        self.beat(Instant::now());
+    }
+
+    /// A turn failed.
+    pub(super) fn failed(&self) {
+        self.failing.store(true, Ordering::Relaxed);
+    }
+
+    /// To be waited for beside everything that the dispatcher waits for. Never ends.
+    pub(super) async fn while_waiting(&self) {
+        loop {
+            self.beat(Instant::now());
+            tokio::time::sleep(BEAT).await;
+        }
+    }
+
+    fn beat(&self, now: Instant) {
+        if !self.failing.load(Ordering::Relaxed) {
+            let age = now.saturating_duration_since(self.born).as_millis();
+            self.last.store(u64::try_from(age).unwrap_or(u64::MAX), Ordering::Relaxed);
+        }
+    }
+
+    fn silence(&self, now: Instant) -> Duration {
+        let last = Duration::from_millis(self.last.load(Ordering::Relaxed));
+        now.saturating_duration_since(self.born).saturating_sub(last)
+    }
+}
+
+impl Engine {
+    /// How long ago the dispatcher was last known to turn: about a second at most if all is well.
+    pub fn dispatcher_silence(&self) -> Duration {
+        self.0.beats.silence(Instant::now())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LATER: Duration = Duration::from_secs(60);
+
+    #[test]
+    fn a_dispatcher_is_silent_since_its_last_beat() {
+        let beats = Beats::default();
+        let later = beats.born + LATER;
+        assert_eq!(beats.silence(later), LATER);
+        beats.beat(later);
+        assert_eq!(beats.silence(later + BEAT), BEAT);
+    }
+
+    #[test]
+    fn turns_that_fail_are_silence_until_one_has_looked_at_everything() {
+        let beats = Beats::default();
+        let later = beats.born + LATER;
+        beats.failed();
+        beats.beat(later);
+        assert_eq!(beats.silence(later), LATER, "it only waits for the next try");
+        beats.turned(false);
+        beats.beat(later);
+        assert_eq!(beats.silence(later), LATER, "it may not have asked the store anything");
+        beats.turned(true);
+        beats.beat(later);
+        assert_eq!(beats.silence(later), Duration::ZERO);
+    }
+}
