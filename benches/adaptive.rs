@@ -204,7 +204,7 @@ fn draft(provider: &str, job: u64) -> Draft {
         retry: RetryRequest::default(),
         on_lost: OnLost::Rerun,
         retry_of: None,
-        traceparent: None,
+        trace: None,
     }
 }
 

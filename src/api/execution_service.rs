@@ -7,12 +7,19 @@ use tonic::{Request, Response, Status};
 use super::convert::{self, execution};
 use super::error::Refusal;
 use super::page::Page;
-use crate::engine::Engine;
+use crate::engine::{Engine, View};
 use crate::pb;
 use crate::pb::execution_service_server::ExecutionService;
 use crate::store::Payload;
 
 type Answer<T> = Result<Response<T>, Status>;
+
+/// An answer that tells in its metadata which trace the execution belongs to.
+fn traced<T>(message: T, view: &View) -> Response<T> {
+    let mut response = Response::new(message);
+    convert::tell_trace(view.execution.spec.trace.as_ref(), response.metadata_mut());
+    response
+}
 
 /// The service over one engine.
 pub(super) struct Executions {
@@ -25,21 +32,22 @@ impl ExecutionService for Executions {
         &self,
         request: Request<pb::SubmitExecutionRequest>,
     ) -> Answer<pb::SubmitExecutionResponse> {
-        let traceparent = convert::traceparent(request.metadata());
-        let draft = convert::draft(request.into_inner(), traceparent)?;
+        let trace = convert::trace_context(request.metadata());
+        let draft = convert::draft(request.into_inner(), trace)?;
         let submission = self.engine.submit(vec![draft]).await?.pop().ok_or(Refusal::Fault)?;
-        Ok(Response::new(pb::SubmitExecutionResponse {
+        let response = pb::SubmitExecutionResponse {
             execution: Some(execution(&submission.view, Payload::With)),
             replayed: submission.replayed,
-        }))
+        };
+        Ok(traced(response, &submission.view))
     }
 
     async fn batch_submit_executions(
         &self,
         request: Request<pb::BatchSubmitExecutionsRequest>,
     ) -> Answer<pb::BatchSubmitExecutionsResponse> {
-        let traceparent = convert::traceparent(request.metadata());
-        let drafts = convert::drafts(request.into_inner(), traceparent.as_deref())?;
+        let trace = convert::trace_context(request.metadata());
+        let drafts = convert::drafts(request.into_inner(), trace.as_ref())?;
         let submissions = self.engine.submit(drafts).await.map_err(Refusal::BatchSubmit)?;
         let executions = submissions.iter().map(|one| execution(&one.view, Payload::Without));
         Ok(Response::new(pb::BatchSubmitExecutionsResponse {
@@ -55,7 +63,7 @@ impl ExecutionService for Executions {
         let (id, payload) = convert::get(&request.into_inner())?;
         let view = self.engine.get(id, payload).await?.ok_or(Refusal::NoExecution(id))?;
         let execution = Some(execution(&view, payload));
-        Ok(Response::new(pb::GetExecutionResponse { execution }))
+        Ok(traced(pb::GetExecutionResponse { execution }, &view))
     }
 
     async fn list_executions(
@@ -100,12 +108,14 @@ impl ExecutionService for Executions {
         &self,
         request: Request<pb::RetryExecutionRequest>,
     ) -> Answer<pb::RetryExecutionResponse> {
+        let trace = convert::trace_context(request.metadata());
         let (id, request_id) = convert::retry(request.into_inner())?;
-        let submission = self.engine.retry(id, request_id).await?;
-        Ok(Response::new(pb::RetryExecutionResponse {
+        let submission = self.engine.retry(id, request_id, trace).await?;
+        let response = pb::RetryExecutionResponse {
             execution: Some(execution(&submission.view, Payload::With)),
             replayed: submission.replayed,
-        }))
+        };
+        Ok(traced(response, &submission.view))
     }
 
     async fn batch_retry_executions(
@@ -131,13 +141,15 @@ impl ExecutionService for Executions {
         let watch = convert::watch_one(request.into_inner())?;
         let cursor = watch.cursor.clone();
         let items = self.engine.watch(watch.id, watch.cursor, watch.include_output).await;
-        let items = items.map_err(|error| Refusal::Watch(error, cursor))?;
+        let (items, trace) = items.map_err(|error| Refusal::Watch(error, cursor))?;
         let epoch = self.engine.epoch().to_owned();
         let messages = items.map(move |item| match item {
             Ok(item) => Ok(convert::to_one(item, epoch.clone())),
             Err(end) => Err(Refusal::WatchEnded(end, epoch.clone()).into()),
         });
-        Ok(Response::new(messages.boxed()))
+        let mut response = Response::new(messages.boxed());
+        convert::tell_trace(trace.as_ref(), response.metadata_mut());
+        Ok(response)
     }
 
     type WatchExecutionsStream = BoxStream<'static, Result<pb::WatchExecutionsResponse, Status>>;

@@ -65,4 +65,8 @@ pub struct ServeFlags {
     #[arg(long, value_name = "LEVEL")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub log_level: Option<String>,
+    /// What is traced: info, or debug for the store's statements too [env: FLOWGATE_TRACE_LEVEL] [default: info]
+    #[arg(long, value_name = "LEVEL")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trace_level: Option<String>,
 }

@@ -14,6 +14,7 @@ pub(super) const TOP: &[&str] = &[
     "pool",
     "log_format",
     "log_level",
+    "trace_level",
     "providers",
 ];
 

@@ -26,6 +26,7 @@ const VARIABLES: &[(&str, &str)] = &[
     ("FLOWGATE_POOL_MAX", POOL_MAX),
     ("FLOWGATE_LOG_FORMAT", "log_format"),
     ("FLOWGATE_LOG_LEVEL", "log_level"),
+    ("FLOWGATE_TRACE_LEVEL", "trace_level"),
     ("FLOWGATE_MODULES_DIR", MODULES_DIR),
 ];
 

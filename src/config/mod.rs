@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use crate::engine::{ConfiguredProvider, Machine, PoolSettings, ThisMachine};
 use crate::store::{Listen, StoreUrl};
-use crate::telemetry::LogSettings;
+use crate::telemetry::{LogSettings, TraceLevel};
 
 pub use flags::ServeFlags;
 
@@ -54,6 +54,8 @@ pub struct Settings {
     pub pool: PoolSettings,
     /// What is logged, and how.
     pub log: LogSettings,
+    /// What is traced, where the environment names a collector.
+    pub trace_level: TraceLevel,
     /// Every provider, by name.
     pub providers: Vec<ConfiguredProvider>,
     /// Tells how busy the machine is: the one that this process runs on.
@@ -149,6 +151,7 @@ pub fn load(
             .unwrap_or(DEFAULT_HEAD_START),
         pool: pool(&reader)?,
         log: LogSettings { format: reader.get("log_format", values::log_format)?, filter },
+        trace_level: reader.get("trace_level", values::trace_level)?.unwrap_or_default(),
         providers: providers::configured(&reader)?,
         machine: Arc::new(ThisMachine::default()),
         ignored_variables,

@@ -437,6 +437,18 @@ fn a_relative_modules_dir_is_meant_from_the_directory_of_its_file() {
 }
 
 #[test]
+fn statements_are_traced_where_trace_level_says_so_from_any_source() {
+    assert_eq!(Start::new().settings().trace_level, TraceLevel::Info);
+    let start = Start::with_file("trace_level = 'debug'");
+    assert_eq!(start.settings().trace_level, TraceLevel::Debug);
+    let start = start.variable("FLOWGATE_TRACE_LEVEL", "info");
+    assert_eq!(start.settings().trace_level, TraceLevel::Info);
+    let flags = ServeFlags { trace_level: Some("all".to_owned()), ..ServeFlags::default() };
+    let refusal = "trace_level, set by --trace-level, must be info or debug, not \"all\"";
+    assert_eq!(start.flags(flags).refusal(), refusal);
+}
+
+#[test]
 fn a_file_that_is_named_must_exist() {
     let start = Start::new().variable("FLOWGATE_CONFIG", "absent.toml");
     assert_eq!(start.refusal(), "cannot read absent.toml");

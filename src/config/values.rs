@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::domain::WhenShort;
 use crate::store::{Listen, StoreUrl};
-use crate::telemetry::{LogFilter, LogFormat};
+use crate::telemetry::{LogFilter, LogFormat, TraceLevel};
 
 /// The longest time any setting may name: 365 days, as for timeouts in the API.
 const MAX_DURATION: Duration = Duration::from_secs(365 * 24 * 60 * 60);
@@ -90,6 +90,15 @@ pub(super) fn log_format(text: String) -> Result<LogFormat, String> {
         "text" => Ok(LogFormat::Text),
         "json" => Ok(LogFormat::Json),
         _ => Err(format!("must be text or json, not {text:?}")),
+    }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "checks take what was read")]
+pub(super) fn trace_level(text: String) -> Result<TraceLevel, String> {
+    match text.as_str() {
+        "info" => Ok(TraceLevel::Info),
+        "debug" => Ok(TraceLevel::Debug),
+        _ => Err(format!("must be info or debug, not {text:?}")),
     }
 }
 

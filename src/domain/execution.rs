@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     AttemptEnd, Change, Demand, Event, ExecutionId, Failure, Handle, ProviderName, RetryPolicy,
-    Timestamp, Usage, WorkerId,
+    Timestamp, TraceContext, Usage, WorkerId,
 };
 
 /// Where an execution is in its life.
@@ -97,8 +97,8 @@ pub struct Spec {
     pub on_lost: OnLost,
     /// The finished execution that this one runs again.
     pub retry_of: Option<ExecutionId>,
-    /// W3C trace context of the submission.
-    pub traceparent: Option<String>,
+    /// The trace that the submission belongs to; its attempts are children of this.
+    pub trace: Option<TraceContext>,
     /// When it was submitted.
     pub created_at: Timestamp,
 }

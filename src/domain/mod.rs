@@ -20,6 +20,7 @@ mod retry;
 mod retry_budget;
 mod shortage;
 mod time;
+mod trace;
 
 pub use adaptive::{Adaptive, AdaptiveBounds, Observation, Quota, Step, StepReason};
 pub use breaker::{Admission, Breaker, ClosedBy, Closure, Health, Heard, PROBE_PAUSE, Signal};
@@ -41,3 +42,4 @@ pub use retry::{LONGEST_HINT, MAX_CRASHES, Retrial, RetryPolicy, RetryRequest, R
 pub use retry_budget::{RetryBudget, RetryMeter};
 pub use shortage::{Lack, MachineLoad, ResourceGate, Shortage, WhenShort};
 pub use time::{Clock, ManualClock, SystemClock, Timestamp};
+pub use trace::TraceContext;

@@ -14,23 +14,24 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::FutureExt;
+use opentelemetry::trace::SpanContext;
 use tokio::sync::watch;
 use tokio::time::Instant;
-use tracing::Instrument;
-use tracing_opentelemetry::OpenTelemetrySpanExt;
+use tracing::{Instrument, Span};
 use uuid::Uuid;
 
 use super::active::ActiveAttempt;
 use super::ending::{Found, Outcome, Retries, counted, ending, quota, signal};
 use super::lease::passed;
 use super::outflow::AttemptKeeper;
-use super::{ConfiguredProvider, Engine};
+use super::spans::{CallSpan, QueueWait};
+use super::{ConfiguredProvider, Engine, spans};
 use crate::domain::{
     Ending, ErrorCode, ExecutionId, Failure, FailureKind, Lease, Observation, Signal, Spec,
 };
 use crate::metrics::Example;
 use crate::providers::{AttemptFailure, Call, Output, Stop, StopReason, Stopper, stop_pair};
-use crate::store::{Claimed, ProviderNews, Settlement};
+use crate::store::{Claimed, Payload, ProviderNews, Settlement};
 use crate::telemetry;
 
 /// Pieces of output that may wait for the store before the provider is slowed.
@@ -40,7 +41,12 @@ const SHUTDOWN_GRACE: Duration = Duration::from_millis(500);
 
 impl Engine {
     /// Registers a claimed execution and spawns its attempt.
-    pub(super) fn start_attempt(&self, claimed: Claimed, sent: Instant) {
+    pub(super) fn start_attempt(
+        &self,
+        claimed: Claimed,
+        sent: Instant,
+        claim: Option<&SpanContext>,
+    ) {
         let (stopper, stop) = stop_pair();
         let deadline = watch::channel(sent + self.0.settings.work_deadline()).0;
         let provider = claimed.spec.provider.clone();
@@ -51,27 +57,37 @@ impl Engine {
         }
         let example = self.example(&claimed.spec);
         self.0.instruments().started(&claimed.spec.provider, claimed.waited, example);
-        let span = tracing::info_span!(
-            "attempt",
-            execution.id = %claimed.lease.id,
-            provider = %claimed.spec.provider,
-            attempt = claimed.attempt,
-            worker.id = %self.0.worker,
-            trace_id = tracing::field::Empty,
-        );
-        if let Some(submitted) = &claimed.spec.traceparent {
-            // Fails without an OpenTelemetry layer: then there is no trace to continue, but the log says
-            // whose it is.
-            if span.set_parent(telemetry::remote_parent(submitted)).is_err() {
-                span.record("trace_id", submitted.split('-').nth(1));
-            }
+        let (span, wait) = spans::attempt(&claimed, self.0.worker, claim);
+        if claimed.interrupted {
+            let (id, provider) = (claimed.lease.id, &claimed.spec.provider);
+            tracing::info!(
+                parent: &span, execution.id = %id, %provider,
+                "Resuming interrupted execution: {id} (provider: {provider})"
+            );
         }
         let engine = self.clone();
         let task = async move {
-            engine.attempt(claimed, &attempt, stop).await;
-            engine.0.active.remove(&attempt.lease);
+            let work = async {
+                engine.attempt(claimed, &attempt, stop).await;
+                engine.0.active.remove(&attempt.lease);
+            };
+            work.instrument(span).await;
+            if let Some(wait) = wait {
+                engine.record_wait(wait).await;
+            }
         };
-        self.0.tasks.spawn(task.instrument(span));
+        self.0.tasks.spawn(task);
+    }
+
+    /// Records how long an attempt was waited for, when there is nothing more urgent to do.
+    async fn record_wait(&self, wait: QueueWait) {
+        let mut put_back = None;
+        if wait.is_of_a_retry() {
+            // Where it cannot be read, the wait seems as long as the execution has been due.
+            let found = self.0.store.execution(wait.execution, Payload::Without).await;
+            put_back = found.ok().flatten().and_then(|execution| wait.put_back(&execution));
+        }
+        wait.record(put_back);
     }
 
     async fn attempt(&self, claimed: Claimed, attempt: &ActiveAttempt, stop: Stop) {
@@ -108,7 +124,9 @@ impl Engine {
         self.measure(spec, found.as_ref(), &ending, stop.reason());
         self.0.active.work_over(&attempt.lease);
         let news = self.worth_telling(&claimed, configured, found, seen);
-        if self.settle(&attempt.lease, ending, news).await {
+        spans::ended(&Span::current(), &ending, how);
+        let settled = self.settle(&attempt.lease, ending, news).instrument(spans::settle(how));
+        if settled.await {
             let (provider, example) = (&spec.provider, self.example(spec));
             self.0.lately.ended(provider, how, self.now());
             self.0.instruments().attempt_ended(provider, how, started.elapsed(), example);
@@ -138,6 +156,7 @@ impl Engine {
         }
         let (output, chunks) = Output::channel(OUTPUT_QUEUE);
         let attached = Arc::new(AtomicBool::new(claimed.handle.is_some()));
+        let call_span = CallSpan::new(configured, &input);
         let call = Call {
             execution: spec.id,
             attempt: claimed.attempt,
@@ -154,10 +173,11 @@ impl Engine {
                 deadline: attempt.deadline.subscribe(),
                 attached: Arc::clone(&attached),
             }),
-            // The attempt's own span where there is one, else what the client sent.
-            traceparent: telemetry::current_traceparent().or_else(|| spec.traceparent.clone()),
+            // The call's own span where there is one, else what the client sent.
+            trace: telemetry::trace_of(&call_span.span).or_else(|| spec.trace.clone()),
         };
         let work = AssertUnwindSafe(configured.provider.execute(call)).catch_unwind();
+        let work = work.instrument(call_span.span.clone());
         let stopped = async {
             tokio::select! {
                 () = watchdog(&attempt.stopper, spec, attempt.deadline.subscribe()) => {}
@@ -176,7 +196,14 @@ impl Engine {
         };
         let deadline = attempt.deadline.subscribe();
         // The provider's end of the output is dropped with its call, which ends the pump.
-        let (outcome, ()) = tokio::join!(work, self.pump_output(claimed, chunks, deadline));
+        let (outcome, ()) = tokio::join!(
+            async {
+                let outcome = work.await;
+                call_span.ended(&outcome);
+                outcome
+            },
+            self.pump_output(claimed, chunks, deadline)
+        );
         outcome
     }
 
@@ -203,7 +230,7 @@ impl Engine {
 
     /// The trace that shows what an execution went through, if it is kept.
     fn example(&self, spec: &Spec) -> Option<Example> {
-        spec.traceparent.as_deref().and_then(|it| Example::of(it, self.now()))
+        spec.trace.as_ref().and_then(|it| Example::of(&it.traceparent, self.now()))
     }
 
     /// What its provider is to hear of an attempt.

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
+use opentelemetry::trace::SpanContext;
 use tokio::sync::Notify;
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
@@ -17,7 +18,7 @@ use tokio::time::Instant;
 
 use super::agenda::Agenda;
 use super::pace::Pace;
-use super::{Engine, Inner};
+use super::{Engine, Inner, spans};
 use crate::domain::{Change, ProviderName, Timestamp, Wait};
 use crate::store::{Claim, ClaimReport, Commit, Notice, Result};
 
@@ -137,13 +138,15 @@ impl Engine {
             beyond: room.beyond,
             lease: settings.lease,
         };
+        let began = opentelemetry::time::now();
         let report = store.claim(claim).await?;
         agenda.note(&look, &report, Instant::now(), rand::random());
         for (provider, at) in &report.resumes {
             agenda.resumes(provider, Instant::now() + at.since(self.now()));
         }
         let passed_over = report.passed_over.clone();
-        self.start_claimed(report, sent);
+        let span = spans::claim(&report, self.0.worker, began);
+        self.start_claimed(report, sent, span.as_ref());
         if !passed_over.is_empty() && !store.kind().is_exclusive() {
             // What somebody held and still has something to give is worth another look.
             agenda.passed_over(&store.claimable(passed_over).await?, Instant::now());
@@ -151,7 +154,7 @@ impl Engine {
         Ok(())
     }
 
-    fn start_claimed(&self, report: ClaimReport, sent: Instant) {
+    fn start_claimed(&self, report: ClaimReport, sent: Instant, claim: Option<&SpanContext>) {
         for found in report.providers.iter().filter(|found| found.claimed > 0) {
             let (provider, claimed) = (&found.provider, found.claimed);
             let (running, limit) = (found.running, found.limit);
@@ -167,14 +170,7 @@ impl Engine {
             );
         }
         for claimed in report.claimed {
-            if claimed.interrupted {
-                let (id, provider) = (claimed.lease.id, &claimed.spec.provider);
-                tracing::info!(
-                    execution.id = %id, %provider,
-                    "Resuming interrupted execution: {id} (provider: {provider})"
-                );
-            }
-            self.start_attempt(claimed, sent);
+            self.start_attempt(claimed, sent, claim);
         }
     }
 

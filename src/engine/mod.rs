@@ -28,6 +28,7 @@ mod retry;
 mod sampler;
 mod scaling;
 mod slots;
+mod spans;
 mod status;
 mod submit;
 mod unserved;

@@ -1,7 +1,7 @@
 //! Running finished executions again, as new ones that name the old.
 
 use super::{BulkRetried, Draft, Engine, Filter, RetryError, Submission, SubmitError};
-use crate::domain::{Execution, ExecutionId, OWN_REQUEST_ID, ProviderName, State};
+use crate::domain::{Execution, ExecutionId, OWN_REQUEST_ID, ProviderName, State, TraceContext};
 use crate::store::{ListQuery, Payload};
 
 /// The most executions one call runs again.
@@ -12,11 +12,13 @@ const READ_AT_ONCE: usize = 16;
 const SUBMIT_BYTES: usize = 4 * 1_024 * 1_024;
 
 impl Engine {
-    /// Runs one failed or cancelled execution again.
+    /// Runs one failed or cancelled execution again, as part of the caller's trace if there is one and
+    /// of the first one's else.
     pub async fn retry(
         &self,
         id: ExecutionId,
         request_id: Option<String>,
+        trace: Option<TraceContext>,
     ) -> Result<Submission, RetryError> {
         let execution = self.0.store.execution(id, Payload::With).await;
         let execution = execution.map_err(SubmitError::from)?.ok_or(RetryError::NotFound(id))?;
@@ -26,7 +28,10 @@ impl Engine {
                 return Err(RetryError::NotRetryable { id, state });
             }
         }
-        let mut submissions = self.submit(vec![again(&execution, request_id)]).await?;
+        let mut draft = again(&execution, request_id);
+        let earlier = draft.trace.take();
+        draft.trace = trace.or_else(|| earlier.clone());
+        let mut submissions = self.submit_again(vec![draft], earlier.as_slice()).await?;
         submissions.pop().ok_or_else(|| SubmitError::ShuttingDown.into())
     }
 
@@ -77,13 +82,19 @@ impl Engine {
             bytes += old.spec.input.json.len();
             drafts.push(again(&old, Some(format!("{OWN_REQUEST_ID}retry of {}", old.spec.id))));
             if bytes > SUBMIT_BYTES {
-                created.extend(self.submit(std::mem::take(&mut drafts)).await?);
+                created.extend(self.submit_earlier(std::mem::take(&mut drafts)).await?);
                 bytes = 0;
             }
         }
-        created.extend(self.submit(drafts).await?);
+        created.extend(self.submit_earlier(drafts).await?);
         let new = created.into_iter().filter(|submission| !submission.replayed);
         Ok(new.map(|submission| submission.view.execution.spec.id).collect())
+    }
+
+    /// Stores drafts that still have the traces of what they run again.
+    async fn submit_earlier(&self, drafts: Vec<Draft>) -> Result<Vec<Submission>, SubmitError> {
+        let earlier: Vec<_> = drafts.iter().filter_map(|draft| draft.trace.clone()).collect();
+        self.submit_again(drafts, &earlier).await
     }
 
     /// How many executions match in all.
@@ -115,6 +126,6 @@ fn again(old: &Execution, request_id: Option<String>) -> Draft {
         retry: spec.retry.clone().into(),
         on_lost: spec.on_lost,
         retry_of: Some(spec.id),
-        traceparent: spec.traceparent.clone(),
+        trace: spec.trace.clone(),
     }
 }

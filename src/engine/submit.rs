@@ -3,11 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tracing::Instrument;
+
 use super::view::{plain, seen_by};
-use super::{Draft, Engine, Submission, SubmitError};
-use crate::domain::{Change, Event, Execution, ExecutionId, GateState, Spec};
+use super::{Draft, Engine, Submission, SubmitError, spans};
+use crate::domain::{Change, Event, Execution, ExecutionId, GateState, Spec, TraceContext};
 use crate::providers::Violation;
 use crate::store::{NewExecution, Payload, StoreError, SubmitRefused, Submitted};
+use crate::telemetry;
 
 /// When to try again where as much is pending as may be: when some of it has ended, as far as can be
 /// told from how much ended within the last minute.
@@ -24,6 +27,25 @@ fn until_room(ended_per_minute: f64) -> Duration {
 impl Engine {
     /// Stores new executions, all or none. Answers in order, after they are durable.
     pub async fn submit(&self, drafts: Vec<Draft>) -> Result<Vec<Submission>, SubmitError> {
+        self.submit_again(drafts, &[]).await
+    }
+
+    /// Stores new executions that run `earlier` ones again.
+    pub(super) async fn submit_again(
+        &self,
+        mut drafts: Vec<Draft>,
+        earlier: &[TraceContext],
+    ) -> Result<Vec<Submission>, SubmitError> {
+        let span = spans::submit(&drafts, earlier);
+        if let Some(own) = telemetry::trace_of(&span) {
+            drafts.iter_mut().for_each(|draft| draft.trace = Some(own.clone()));
+        }
+        let result = self.store_all(drafts).instrument(span.clone()).await;
+        spans::submitted(&span, &result);
+        result
+    }
+
+    async fn store_all(&self, drafts: Vec<Draft>) -> Result<Vec<Submission>, SubmitError> {
         if !self.is_accepting() {
             return Err(SubmitError::ShuttingDown);
         }
@@ -71,7 +93,7 @@ impl Engine {
             retry: draft.retry.over(&configured.retry.defaults),
             on_lost: draft.on_lost,
             retry_of: draft.retry_of,
-            traceparent: draft.traceparent,
+            trace: draft.trace,
             created_at: self.now(),
         };
         Ok(NewExecution {

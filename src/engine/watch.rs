@@ -13,7 +13,7 @@ use super::hub::Wake;
 use super::outlet::{Closed, Outlet};
 use super::view::{over, plain, seen_by, state_of};
 use super::{Cursor, Engine, View, Watch, WatchError, WatchEvent, WatchItem};
-use crate::domain::{Change, Event, Execution, ExecutionId, GateState, Spec, State};
+use crate::domain::{Change, Event, Execution, ExecutionId, GateState, Spec, State, TraceContext};
 use crate::store::{EventQuery, History, Payload, Result, StoreError};
 
 /// Entries of the log read at a time.
@@ -24,13 +24,13 @@ const LIGHT_BYTES: usize = 16 * 1_024;
 pub(super) const RECHECK: Duration = Duration::from_secs(2);
 
 impl Engine {
-    /// Follows one execution: from now, or from a cursor.
+    /// Follows one execution: from now, or from a cursor. Tells its trace too, where it has one.
     pub async fn watch(
         &self,
         id: ExecutionId,
         cursor: Option<Cursor>,
         include_output: bool,
-    ) -> Result<Watch, WatchError> {
+    ) -> Result<(Watch, Option<TraceContext>), WatchError> {
         if !self.is_accepting() {
             return Err(WatchError::ShuttingDown);
         }
@@ -43,6 +43,7 @@ impl Engine {
             return Err(WatchError::NotFound(id));
         };
         let wake = self.subscribe(id, &history.spec.provider);
+        let trace = history.spec.trace.clone();
         let (outlet, stream) = Outlet::new(self, after.unwrap_or(0));
         let engine = self.clone();
         self.spawn(async move {
@@ -55,7 +56,7 @@ impl Engine {
                 let _: Result<(), Closed> = one.follow(wake, include_output).await;
             }
         });
-        Ok(stream)
+        Ok((stream, trace))
     }
 
     /// Checks that the log can be followed from the cursor; returns its revision.

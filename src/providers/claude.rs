@@ -12,7 +12,7 @@ use super::remote::{
     Assembly, Class, DROP_GRACE, Framing, Piece, Remote, RemoteConfig, Request, Rule, Scheme,
     broken, check_string, exchange, take_usage, told,
 };
-use super::{AttemptFailure, Call, Provider, Success, Violation};
+use super::{AttemptFailure, Call, ModelCall, Provider, Success, Violation};
 use crate::domain::{Demand, Usage};
 
 /// The version of the API that is spoken, unless the configured headers name another.
@@ -81,6 +81,10 @@ impl Provider for Claude {
 
     fn demand(&self, input: &Map<String, Value>, bytes: usize) -> Option<Demand> {
         Some(demand(input, bytes, cap(input, &["max_tokens"])))
+    }
+
+    fn model_call(&self, input: &Map<String, Value>) -> Option<ModelCall> {
+        Some(ModelCall::new("chat", "anthropic", input))
     }
 
     fn stop_grace(&self) -> Duration {

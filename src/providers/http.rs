@@ -171,7 +171,7 @@ fn request(call: &Call) -> Request {
         Some(Value::String(text)) => request.text(text.clone()),
         Some(body) => request.json(body.clone()),
     };
-    request = request.traced(call.traceparent.as_deref());
+    request = request.traced(call.trace.as_ref());
     request.headers(call.input.get("headers"))
 }
 

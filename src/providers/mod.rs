@@ -12,6 +12,7 @@ mod docs;
 mod http;
 mod langflow;
 mod langgraph;
+mod model_call;
 mod n8n;
 mod ollama;
 mod openai;
@@ -31,13 +32,15 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::domain::{
-    Demand, ErrorCode, ExecutionId, Failure, FailureKind, Handle, Lack, Quota, ResourceGate, Usage,
+    Demand, ErrorCode, ExecutionId, Failure, FailureKind, Handle, Lack, Quota, ResourceGate,
+    TraceContext, Usage,
 };
 
 pub use claude::Claude;
 pub use http::Http;
 pub use langflow::Langflow;
 pub use langgraph::LangGraph;
+pub use model_call::{ModelAnswer, ModelCall};
 pub use n8n::N8n;
 pub use ollama::Ollama;
 pub use openai::OpenAi;
@@ -66,6 +69,16 @@ pub trait Provider: Send + Sync + 'static {
     /// `bytes` is the size of the input as text.
     fn demand(&self, _input: &Map<String, Value>, _bytes: usize) -> Option<Demand> {
         None
+    }
+
+    /// Which model an input calls, and for what, as traces tell it; asked only where one is recorded.
+    fn model_call(&self, _input: &Map<String, Value>) -> Option<ModelCall> {
+        None
+    }
+
+    /// Whether another server does the work.
+    fn is_remote(&self) -> bool {
+        true
     }
 
     /// What the machine must have left for an attempt to begin.
@@ -116,8 +129,8 @@ pub struct Call {
     pub handle: Option<Handle>,
     /// Keeps a handle as soon as it is known.
     pub keeper: Arc<dyn Keeper>,
-    /// W3C trace context to hand on, where there is one.
-    pub traceparent: Option<String>,
+    /// The trace context to hand on, where there is one.
+    pub trace: Option<TraceContext>,
 }
 
 /// Keeps what another attempt needs to go on with the work of this one.

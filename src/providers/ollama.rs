@@ -14,7 +14,7 @@ use super::remote::{
     Assembly, Class, DROP_GRACE, Framing, Piece, Remote, RemoteConfig, Request, Rule, Scheme,
     broken, check_string, exchange, take_usage, told, without_mark,
 };
-use super::{AttemptFailure, Call, Provider, Success, Violation};
+use super::{AttemptFailure, Call, ModelCall, Provider, Success, Violation};
 use crate::domain::{Demand, Usage};
 
 /// What its errors mean. They have no names, so the status decides.
@@ -72,6 +72,12 @@ impl Provider for Ollama {
     fn demand(&self, input: &Map<String, Value>, bytes: usize) -> Option<Demand> {
         let options = input.get("options").and_then(Value::as_object);
         Some(demand(input, bytes, options.and_then(|options| cap(options, &["num_predict"]))))
+    }
+
+    fn model_call(&self, input: &Map<String, Value>) -> Option<ModelCall> {
+        let chats = input.contains_key("messages");
+        let operation = if chats { "chat" } else { "text_completion" };
+        Some(ModelCall::new(operation, "ollama", input))
     }
 
     fn stop_grace(&self) -> Duration {

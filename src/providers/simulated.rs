@@ -105,6 +105,10 @@ impl Provider for Simulated {
         read(input).map(drop)
     }
 
+    fn is_remote(&self) -> bool {
+        false
+    }
+
     async fn execute(&self, call: Call) -> Result<Success, AttemptFailure> {
         let script = read(&call.input).map_err(|violations| {
             let message = violations

@@ -6,19 +6,17 @@ use std::time::Duration;
 use futures_util::Stream;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
-use tonic::body::Body;
 use tonic::service::Routes;
 use tonic::transport::Server;
 use tonic_health::ServingStatus;
 use tonic_health::pb::health_server::HealthServer;
 use tonic_health::server::{HealthReporter, HealthService};
 use tower_http::trace::{DefaultOnFailure, TraceLayer};
-use tracing::{Level, Span};
-use tracing_opentelemetry::OpenTelemetrySpanExt;
+use tracing::Level;
 
+use super::rpc;
 use crate::health::Condition;
 use crate::pb;
-use crate::telemetry::{self, RPC_TARGET};
 
 /// Calls and watches one connection may have open; tonic's default is no limit.
 const MAX_STREAMS: u32 = 1_024;
@@ -35,8 +33,10 @@ pub(super) async fn serve(
     closing: CancellationToken,
 ) -> Result<(), tonic::transport::Error> {
     let trace = TraceLayer::new_for_grpc()
-        .make_span_with(span)
+        .make_span_with(rpc::span)
         .on_request(())
+        .on_response(rpc::answered)
+        .on_eos(rpc::ended)
         .on_body_chunk(())
         // A client's mistake is not an error of the server's.
         .on_failure(DefaultOnFailure::new().level(Level::DEBUG));
@@ -76,24 +76,6 @@ fn is_of_the_connection(error: &Error) -> bool {
         error.kind(),
         ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset | ErrorKind::ConnectionRefused
     )
-}
-
-/// The span of one call. Disabled, and nearly free, unless traces or debug logs want it.
-fn span(request: &http::Request<Body>) -> Span {
-    let method = request.uri().path().trim_start_matches('/');
-    let span = tracing::debug_span!(
-        target: RPC_TARGET,
-        "rpc",
-        otel.name = method,
-        otel.kind = "server",
-        rpc.system = "grpc",
-    );
-    let parent = request.headers().get("traceparent").and_then(|value| value.to_str().ok());
-    if let Some(parent) = parent.filter(|_| !span.is_disabled()) {
-        // Fails without an OpenTelemetry layer: then there is no trace to continue.
-        let _ = span.set_parent(telemetry::remote_parent(parent));
-    }
-    span
 }
 
 /// What `grpc.health.v1` answers, for the server as a whole and for each service: all of them need the same.

@@ -8,6 +8,7 @@ mod grpc;
 mod hangup;
 mod listen;
 mod open_files;
+mod rpc;
 
 use std::io::Write;
 use std::net::SocketAddr;
@@ -83,7 +84,7 @@ pub enum ServeError {
 ///
 /// The loops that keep leases, claim and commit run on `control`, a runtime of their own.
 pub async fn serve(settings: Settings, control: Handle) -> Result<(), ServeError> {
-    let telemetry = telemetry::start(&settings.log);
+    let telemetry = telemetry::start(&settings.log, settings.trace_level);
     let shutdown = Shutdown::new(settings.drain_timeout);
     shutdown.begin_on_signals().map_err(ServeError::Signals)?;
     open_files::raise_limit();

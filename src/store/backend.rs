@@ -117,6 +117,17 @@ pub enum Lane {
     Claims,
 }
 
+impl Lane {
+    /// Its name.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Leases => "leases",
+            Self::Changes => "changes",
+            Self::Claims => "claims",
+        }
+    }
+}
+
 /// A database that can be read as it stood at one moment, to be checked as a whole.
 #[async_trait]
 pub trait Snapshots: Backend {

@@ -14,7 +14,7 @@ use super::{
 use crate::domain::{
     Adaptive, COMMON_LANE, Change, Demand, Event, ExecutionId, Expiry, Flow, Health, Input, Limits,
     OnLost, Overrides, Pause, ProviderName, ProviderRecord, Record, RetryPolicy, Spec, State,
-    Timestamp, Token, Usage, Wait, WorkerId,
+    Timestamp, Token, TraceContext, Usage, Wait, WorkerId,
 };
 
 type Result<T> = std::result::Result<T, BackendError>;
@@ -77,6 +77,8 @@ pub(super) struct Options {
     retry_of: Option<ExecutionId>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     traceparent: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    tracestate: Option<String>,
     #[serde(default)]
     on_lost: OnLost,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -148,7 +150,8 @@ impl Options {
             schedule_at: spec.schedule_at,
             queue_timeout: spec.queue_timeout,
             retry_of: spec.retry_of,
-            traceparent: spec.traceparent.clone(),
+            traceparent: spec.trace.as_ref().map(|trace| trace.traceparent.clone()),
+            tracestate: spec.trace.as_ref().and_then(|trace| trace.tracestate.clone()),
             on_lost: spec.on_lost,
             demand: spec.demand.clone(),
         }
@@ -303,7 +306,9 @@ pub(super) fn spec(row: &impl Columns) -> Result<Spec> {
         run_timeout: options.run_timeout,
         retry: options.retry,
         retry_of: options.retry_of,
-        traceparent: options.traceparent,
+        trace: options
+            .traceparent
+            .map(|traceparent| TraceContext { traceparent, tracestate: options.tracestate }),
         on_lost: options.on_lost,
         demand: options.demand,
     })

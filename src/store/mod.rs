@@ -14,6 +14,7 @@ mod memory;
 mod model;
 mod ops;
 mod postgres;
+mod span;
 mod sqlite;
 mod tally;
 mod transfer;

@@ -19,12 +19,13 @@ use futures_util::FutureExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast, mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tracing::{Instrument, Span};
 
 use super::batch::{Batch, Needs};
 use super::error::Remedy;
 use super::feed::{Commit, Feed};
 use super::ops::{Operation, Phase};
-use super::{Appended, Backend, BackendError, Lane, Result, StoreError, tally, with_sources};
+use super::{Appended, Backend, BackendError, Lane, Result, StoreError, span, tally, with_sources};
 use crate::domain::{Clock, Timestamp};
 use crate::metrics::Instruments;
 use crate::tasks::Tasks;
@@ -131,7 +132,13 @@ impl Writer {
                 Some(room.map_err(|_| StoreError::Closed)?)
             }
         };
-        let job = Box::new(Queued { operation, answer: None, reply, _room: room });
+        let job = Box::new(Queued {
+            operation,
+            answer: None,
+            reply,
+            caller: span::caller(),
+            _room: room,
+        });
         let queue = match O::LANE {
             Lane::Leases => &self.leases,
             Lane::Changes => &self.changes,
@@ -160,6 +167,7 @@ impl Writer {
 trait Job: Send {
     fn phase(&self) -> Phase;
     fn weight(&self) -> usize;
+    fn caller(&self) -> &Span;
     fn needs<'a>(&'a self, needs: &mut Needs<'a>);
     async fn apply(&mut self, batch: &mut Batch<'_>) -> Result<(), BackendError>;
     fn answer(self: Box<Self>, outcome: Result<Appended>);
@@ -169,6 +177,7 @@ struct Queued<O: Operation> {
     operation: O,
     answer: Option<O::Answer>,
     reply: oneshot::Sender<Result<O::Answer>>,
+    caller: Span,
     /// Given back when the answer is given.
     _room: Option<OwnedSemaphorePermit>,
 }
@@ -183,6 +192,10 @@ impl<O: Operation> Job for Queued<O> {
         self.operation.rows() + self.operation.bytes() / BYTES_PER_WEIGHT
     }
 
+    fn caller(&self) -> &Span {
+        &self.caller
+    }
+
     fn needs<'a>(&'a self, needs: &mut Needs<'a>) {
         self.operation.needs(needs);
     }
@@ -193,7 +206,7 @@ impl<O: Operation> Job for Queued<O> {
     }
 
     fn answer(self: Box<Self>, outcome: Result<Appended>) {
-        let Self { operation, answer, reply, _room } = *self;
+        let Self { operation, answer, reply, caller: _, _room } = *self;
         let answer = outcome.and_then(|appended| {
             let mut answer = answer.ok_or(StoreError::Closed)?;
             operation.committed(&mut answer, appended);
@@ -324,12 +337,17 @@ impl WriterTask {
     ) -> Result<Appended, BackendError> {
         let started = Instant::now();
         for attempt in 1.. {
-            let transaction = AssertUnwindSafe(self.transact(jobs)).catch_unwind();
+            let callers = jobs.iter().map(|job| job.caller());
+            let kind = self.common.backend.kind();
+            let span = span::transaction(kind, self.lane, jobs.len(), callers);
+            let transaction = self.transact(jobs).instrument(span.clone());
+            let transaction = AssertUnwindSafe(transaction).catch_unwind();
             // One that panics fails like any other trouble: the writer must outlive every operation.
             let error = match transaction.await.unwrap_or(Err(BackendError::Panicked)) {
                 Ok(appended) => return Ok(appended),
                 Err(error) => error,
             };
+            span.record("otel.status_code", "ERROR");
             let again = error.remedy() == Remedy::RunAgain;
             if !again || attempt >= tries || started.elapsed() > TRY_FOR {
                 return Err(error);

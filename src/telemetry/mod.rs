@@ -5,6 +5,7 @@
 
 mod collector;
 mod context;
+mod ids;
 mod level;
 mod line;
 mod logs;
@@ -13,18 +14,27 @@ mod traces;
 
 use std::time::Duration;
 
-use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::trace::SdkTracerProvider;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-pub use context::{current_traceparent, remote_parent};
+use collector::Signal;
+
+pub use context::{recorded, remote_parent, rename, span_context, trace_of};
+pub use ids::start_as;
 pub use level::{LevelChange, NotOurs, end_log_filter, set_log_filter};
 pub use line::name_worker;
 pub use logs::{LogFilter, LogFormat, LogSettings};
+pub use traces::{TraceLevel, are_on as traces_are_on, past_span};
 
 /// Spans of single calls: traced, but logged only on request.
 pub const RPC_TARGET: &str = "flowgate::rpc";
+
+/// Spans on the way of an execution: traced, but logged only on request.
+pub const SPAN_TARGET: &str = "flowgate::span";
+
+/// Spans of the store's transactions and statements: traced, and logged, only on request.
+pub const STORE_TARGET: &str = "flowgate::store";
 
 /// What is to be flushed at the end.
 #[derive(Debug)]
@@ -33,12 +43,12 @@ pub struct Telemetry {
 }
 
 /// Sets up logs and, where a collector is named, traces, for the whole process.
-pub fn start(settings: &LogSettings) -> Telemetry {
+pub fn start(settings: &LogSettings, level: TraceLevel) -> Telemetry {
     let (tracing, trouble) = match traces::provider() {
         Ok(provider) => (provider, None),
         Err(error) => (None, Some(error)),
     };
-    let spans = tracing.as_ref().map(traces::layer);
+    let spans = tracing.as_ref().map(|provider| traces::layer(provider, level));
     let (logs, dial) = logs::layer(settings);
     let subscriber = tracing_subscriber::registry().with(logs).with(spans);
     // Fails if the process has one already: then it belongs to whoever embeds the server.
@@ -50,12 +60,11 @@ pub fn start(settings: &LogSettings) -> Telemetry {
         let payload = panic.payload_as_str().unwrap_or("no message");
         tracing::error!(location, panic = payload, "A thread panicked");
     }));
-    if let Some(provider) = &tracing {
-        opentelemetry::global::set_text_map_propagator(TraceContextPropagator::new());
-        opentelemetry::global::set_tracer_provider(provider.clone());
-    }
     if let Some(error) = trouble {
         tracing::warn!(error = %error, "Traces are not exported");
+    }
+    if let Some(protocol) = collector::other_protocol(Signal::Traces) {
+        tracing::warn!(protocol, "Traces are exported by gRPC: no other protocol is spoken");
     }
     Telemetry { tracing }
 }

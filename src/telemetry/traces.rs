@@ -1,42 +1,102 @@
 //! Traces, to the collector that is named.
 
-use opentelemetry::trace::TracerProvider;
-use opentelemetry_otlp::{ExporterBuildError, SpanExporter};
-use opentelemetry_sdk::trace::SdkTracerProvider;
-use tracing::Subscriber;
+use std::borrow::Cow;
+use std::error::Error;
+use std::sync::OnceLock;
+use std::time::SystemTime;
+
+use opentelemetry::trace::{Span as _, SpanContext, SpanKind, Tracer as _, TracerProvider};
+use opentelemetry::{Context, KeyValue};
+use opentelemetry_otlp::{SpanExporter, WithTonicConfig};
+use opentelemetry_sdk::trace::{SdkTracer, SdkTracerProvider};
 use tracing::level_filters::LevelFilter;
+use tracing::{Metadata, Subscriber};
 use tracing_subscriber::Layer;
-use tracing_subscriber::filter::Targets;
+use tracing_subscriber::filter::{FilterExt, Targets, filter_fn};
 use tracing_subscriber::registry::LookupSpan;
 
-use super::RPC_TARGET;
 use super::collector::{self, Signal};
+use super::ids::Ids;
+use super::{RPC_TARGET, SPAN_TARGET, STORE_TARGET};
 
-/// The layer that turns spans of the crate into spans of a trace.
-pub(super) fn layer<S>(provider: &SdkTracerProvider) -> impl Layer<S> + use<S>
+/// How much is traced.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum TraceLevel {
+    /// Calls, and the way of each execution.
+    #[default]
+    Info,
+    /// The store's transactions and statements too.
+    Debug,
+}
+
+/// What spans are made with that nobody was inside of; set where there is a collector.
+static TRACER: OnceLock<SdkTracer> = OnceLock::new();
+
+/// Records a span that is over already; returns its place in its trace. It begins a trace of its own
+/// without a parent. `None` if nothing is traced, or this is not sampled.
+pub fn past_span(
+    name: &'static str,
+    kind: SpanKind,
+    parent: Option<&Context>,
+    (start, end): (SystemTime, SystemTime),
+    attributes: Vec<KeyValue>,
+) -> Option<SpanContext> {
+    let tracer = TRACER.get()?;
+    let builder = tracer.span_builder(Cow::Borrowed(name)).with_kind(kind);
+    let builder = builder.with_start_time(start).with_attributes(attributes);
+    let none = Context::new();
+    let mut span = builder.start_with_context(tracer, parent.unwrap_or(&none));
+    let place = span.is_recording().then(|| span.span_context().clone());
+    span.end_with_timestamp(end);
+    place
+}
+
+/// Whether there is a collector.
+pub fn are_on() -> bool {
+    TRACER.get().is_some()
+}
+
+/// The layer that turns spans of the crate into spans of a trace. What is logged within them stays
+/// out: it goes with the logs.
+pub(super) fn layer<S>(provider: &SdkTracerProvider, level: TraceLevel) -> impl Layer<S> + use<S>
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
 {
     let targets = Targets::new()
         .with_target("flowgate", LevelFilter::INFO)
-        .with_target(RPC_TARGET, LevelFilter::DEBUG);
+        .with_target(RPC_TARGET, LevelFilter::DEBUG)
+        .with_target(SPAN_TARGET, LevelFilter::DEBUG);
+    let targets = match level {
+        TraceLevel::Info => targets,
+        TraceLevel::Debug => targets.with_target(STORE_TARGET, LevelFilter::DEBUG),
+    };
     tracing_opentelemetry::layer()
         .with_tracer(provider.tracer("flowgate"))
         .with_location(false)
         .with_threads(false)
-        .with_filter(targets)
+        .with_target(false)
+        .with_tracked_inactivity(false)
+        .with_filter(targets.and(filter_fn(is_span)))
+}
+
+fn is_span(metadata: &Metadata<'_>) -> bool {
+    metadata.is_span()
 }
 
 /// Exports to the collector that the standard variables name, if they name one. The sampler, the
 /// batches and the resource follow those variables too.
-pub(super) fn provider() -> Result<Option<SdkTracerProvider>, ExporterBuildError> {
+pub(super) fn provider() -> Result<Option<SdkTracerProvider>, Box<dyn Error + Send + Sync>> {
     if !collector::is_named(Signal::Traces) {
         return Ok(None);
     }
-    let exporter = SpanExporter::builder().with_tonic().build()?;
+    let tls = collector::tls(Signal::Traces)?;
+    let exporter = SpanExporter::builder().with_tonic().with_tls_config(tls).build()?;
     let provider = SdkTracerProvider::builder()
         .with_batch_exporter(exporter)
+        .with_id_generator(Ids::default())
         .with_resource(collector::resource())
         .build();
+    // Only a second server of the same process finds it set: it traces like the first.
+    let _ = TRACER.set(provider.tracer("flowgate"));
     Ok(Some(provider))
 }

@@ -163,7 +163,7 @@ pub(crate) async fn submit(engine: &Engine, provider: &str, input: &str) -> Exec
 
 pub(crate) async fn ended(engine: &Engine, id: ExecutionId) -> View {
     let cursor = Cursor { after: 0, epoch: String::new() };
-    let mut watch = engine.watch(id, Some(cursor), false).await.unwrap();
+    let (mut watch, _) = engine.watch(id, Some(cursor), false).await.unwrap();
     let last = async {
         let mut last = None;
         while let Some(item) = watch.next().await {
@@ -190,7 +190,7 @@ pub(crate) fn draft(provider: &str, input: &str) -> Draft {
         retry: RetryRequest::default(),
         on_lost: OnLost::Rerun,
         retry_of: None,
-        traceparent: None,
+        trace: None,
     }
 }
 
@@ -210,7 +210,7 @@ fn stored(provider: &str) -> NewExecution {
         retry: retry.over(&RetryPolicy::default()),
         on_lost: OnLost::Rerun,
         retry_of: None,
-        traceparent: None,
+        trace: None,
         created_at: SystemClock.now(),
     };
     NewExecution { spec: Arc::new(spec), request_hash: String::new(), head_start: Duration::ZERO }

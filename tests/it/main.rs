@@ -38,5 +38,6 @@ mod server;
 mod shutdown;
 mod store;
 mod support;
+mod traces;
 mod watch;
 mod workers;

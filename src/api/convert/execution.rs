@@ -6,10 +6,9 @@ use super::enums;
 use super::json::{to_struct, to_value};
 use super::retry_policy;
 use super::scalar::{to_duration, to_i32, to_i64, to_timestamp};
-use super::trace::trace_id;
 use crate::domain::{
     Attempt, ClosedBy, Failure, GateState, HeldBy, Hold, Input, Pause, ProviderName, State,
-    Timestamp, Usage, Wait,
+    Timestamp, TraceContext, Usage, Wait,
 };
 use crate::engine::View;
 use crate::pb;
@@ -52,7 +51,7 @@ pub(crate) fn execution(view: &View, payload: Payload) -> pb::Execution {
         request_id: spec.client_request_id().unwrap_or_default().to_owned(),
         retry_of: spec.retry_of.map(|id| id.to_string()).unwrap_or_default(),
         crash_count: to_i32(execution.crashes),
-        trace_id: spec.traceparent.as_deref().map(trace_id).unwrap_or_default().to_owned(),
+        trace_id: spec.trace.as_ref().map(TraceContext::trace_id).unwrap_or_default().to_owned(),
         retry_policy: Some(retry_policy::to_pb(&spec.retry)),
         queue_timeout: spec.queue_timeout.map(to_duration),
         run_timeout: Some(to_duration(spec.run_timeout)),
@@ -230,7 +229,10 @@ pub(crate) mod tests {
             retry: RetryPolicy::default(),
             on_lost: OnLost::Rerun,
             retry_of: None,
-            traceparent: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".to_owned()),
+            trace: TraceContext::parse(
+                "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+                None,
+            ),
             created_at: Timestamp::from_micros(1_000_000),
         };
         let execution = Execution::unlogged(Arc::new(spec));

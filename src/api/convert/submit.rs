@@ -10,7 +10,7 @@ use super::hash::request_hash;
 use super::json::{MAX_VALUE_BYTES, Path, from_struct};
 use super::retry_policy;
 use super::scalar::{request_id, required, timeout, timestamp};
-use crate::domain::{ExecutionId, Input};
+use crate::domain::{ExecutionId, Input, TraceContext};
 use crate::engine::Draft;
 use crate::pb;
 
@@ -37,17 +37,17 @@ const CREDENTIAL_HEADERS: [&str; 14] = [
 /// Checks one submission.
 pub(crate) fn draft(
     given: pb::SubmitExecutionRequest,
-    traceparent: Option<String>,
+    trace: Option<TraceContext>,
 ) -> Result<Draft, Violations> {
     let mut check = Check::default();
-    let draft = checked(given, traceparent, &mut check);
+    let draft = checked(given, trace, &mut check);
     check.finish(draft)
 }
 
 /// Checks a batch of submissions.
 pub(crate) fn drafts(
     given: pb::BatchSubmitExecutionsRequest,
-    traceparent: Option<&str>,
+    trace: Option<&TraceContext>,
 ) -> Result<Vec<Draft>, Violations> {
     let mut check = Check::default();
     if !(1..=MAX_BATCH).contains(&given.requests.len()) {
@@ -58,7 +58,7 @@ pub(crate) fn drafts(
     let drafts: Vec<_> = requests
         .map(|(index, given)| {
             check.within(&format!("requests[{index}]"), |check| {
-                checked(given, traceparent.map(str::to_owned), check)
+                checked(given, trace.cloned(), check)
             })
         })
         .collect();
@@ -77,7 +77,7 @@ pub(crate) fn retry(
 
 fn checked(
     given: pb::SubmitExecutionRequest,
-    traceparent: Option<String>,
+    trace: Option<TraceContext>,
     check: &mut Check,
 ) -> Option<Draft> {
     let provider = check.field("provider", required(&given.provider));
@@ -105,7 +105,7 @@ fn checked(
         retry,
         on_lost: on_lost?,
         retry_of: None,
-        traceparent,
+        trace,
     };
     draft.request_hash = request_hash(&draft, &object);
     Some(draft)

@@ -1,30 +1,27 @@
-//! The W3C trace context of a submission.
+//! The W3C trace context of a call, in its metadata.
 
-use tonic::metadata::MetadataMap;
+use tonic::metadata::{MetadataMap, MetadataValue};
 
-/// The caller's `traceparent`, if it is well-formed; a malformed one is ignored, as W3C asks.
-pub(crate) fn traceparent(metadata: &MetadataMap) -> Option<String> {
-    let text = metadata.get("traceparent")?.to_str().ok()?;
-    is_well_formed(text).then(|| text.to_owned())
+use crate::domain::TraceContext;
+
+/// The caller's trace context, if it sent a well-formed one.
+pub(crate) fn trace_context(metadata: &MetadataMap) -> Option<TraceContext> {
+    let traceparent = metadata.get("traceparent")?.to_str().ok()?;
+    let states = metadata.get_all("tracestate").iter().filter_map(|state| state.to_str().ok());
+    // Said in several headers, it is one list.
+    let tracestate = states.collect::<Vec<_>>().join(",");
+    TraceContext::parse(traceparent, Some(&tracestate))
 }
 
-/// The trace id in a well-formed `traceparent`.
-pub(crate) fn trace_id(traceparent: &str) -> &str {
-    traceparent.split('-').nth(1).unwrap_or_default()
-}
-
-fn is_well_formed(text: &str) -> bool {
-    let parts: Vec<_> = text.split('-').collect();
-    let [version, trace_id, parent_id, flags] = parts[..] else { return false };
-    version == "00" && is_id(trace_id, 32) && is_id(parent_id, 16) && is_hex(flags, 2)
-}
-
-fn is_id(text: &str, length: usize) -> bool {
-    is_hex(text, length) && text.bytes().any(|byte| byte != b'0')
-}
-
-fn is_hex(text: &str, length: usize) -> bool {
-    text.len() == length && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+/// Tells a client which trace an execution belongs to.
+pub(crate) fn tell_trace(context: Option<&TraceContext>, metadata: &mut MetadataMap) {
+    let Some(TraceContext { traceparent, tracestate }) = context else { return };
+    let headers = [("traceparent", Some(traceparent)), ("tracestate", tracestate.as_ref())];
+    for (name, value) in headers {
+        if let Some(Ok(value)) = value.map(|value| MetadataValue::try_from(value.as_str())) {
+            metadata.insert(name, value);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -34,27 +31,27 @@ mod tests {
     const GOOD: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 
     #[test]
-    fn a_well_formed_trace_context_is_taken() {
+    fn a_trace_context_is_read_from_metadata_and_told_in_it() {
         let mut metadata = MetadataMap::new();
-        assert_eq!(traceparent(&metadata), None);
+        assert_eq!(trace_context(&metadata), None);
         metadata.insert("traceparent", GOOD.parse().unwrap());
-        assert_eq!(traceparent(&metadata).as_deref(), Some(GOOD));
-        assert_eq!(trace_id(GOOD), "0af7651916cd43dd8448eb211c80319c");
+        metadata.append("tracestate", "a=1".parse().unwrap());
+        metadata.append("tracestate", "b=2".parse().unwrap());
+        let context = trace_context(&metadata);
+        let tracestate = Some("a=1,b=2".to_owned());
+        assert_eq!(context, Some(TraceContext { traceparent: GOOD.to_owned(), tracestate }));
+
+        let mut told = MetadataMap::new();
+        tell_trace(context.as_ref(), &mut told);
+        assert_eq!(trace_context(&told), context);
+        tell_trace(None, &mut told);
+        assert_eq!(trace_context(&told), context);
     }
 
     #[test]
-    fn a_malformed_trace_context_is_ignored() {
-        for bad in [
-            "",
-            "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331",
-            "01-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
-            "00-0AF7651916CD43DD8448EB211C80319C-b7ad6b7169203331-01",
-            "00-00000000000000000000000000000000-b7ad6b7169203331-01",
-            "00-0af7651916cd43dd8448eb211c80319c-0000000000000000-01",
-            "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-x",
-            "00-0af7651916cd43dd8448eb211c80319-b7ad6b7169203331-01",
-        ] {
-            assert!(!is_well_formed(bad), "{bad}");
-        }
+    fn a_malformed_trace_context_is_no_context() {
+        let mut metadata = MetadataMap::new();
+        metadata.insert("traceparent", "00-zz".parse().unwrap());
+        assert_eq!(trace_context(&metadata), None);
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::domain::{
     Execution, ExecutionId, GateState, Input, OnLost, ProviderName, RetryRequest, State, Timestamp,
+    TraceContext,
 };
 use crate::providers::Violation;
 use crate::store::StoreError;
@@ -36,8 +37,8 @@ pub struct Draft {
     pub on_lost: OnLost,
     /// The finished execution that this one runs again.
     pub retry_of: Option<ExecutionId>,
-    /// W3C trace context of the submission.
-    pub traceparent: Option<String>,
+    /// Whose child the submission is, where its caller said.
+    pub trace: Option<TraceContext>,
 }
 
 /// A stored submission.

@@ -84,7 +84,7 @@ impl Job for Flow<'_> {
         let mut body = call.input.clone();
         body.insert("mode".to_owned(), "background".into());
         body.insert("idempotency_key".to_owned(), call.key.to_string().into());
-        let request = Request::post(WORKFLOWS, body.into()).traced(call.traceparent.as_deref());
+        let request = Request::post(WORKFLOWS, body.into()).traced(call.trace.as_ref());
         let (mut pauses, asked) = (Pauses::polling(), Instant::now());
         loop {
             let (route, answer) = self.remote.start(&request, &self.sent_to).await?;

@@ -207,7 +207,7 @@ async fn begin(route: &Route<'_>, thread: &str, call: &Call) -> Result<Value, At
         ("stream_mode".to_owned(), json!(["messages-tuple", "custom"])),
     ]);
     let request = Request::post(format!("threads/{thread}/runs"), body.into());
-    let answer = route.send(&request.traced(call.traceparent.as_deref())).await?;
+    let answer = route.send(&request.traced(call.trace.as_ref())).await?;
     if answer.status() == StatusCode::CONFLICT {
         // Begun by a request of which only the answer was lost.
         if let Some(run) = begun(route, thread).await? {

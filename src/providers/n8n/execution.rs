@@ -74,8 +74,7 @@ impl Job for Execution<'_> {
         if let Some(body) = call.input.get("body") {
             request = request.json(body.clone());
         }
-        let request =
-            request.traced(call.traceparent.as_deref()).headers(call.input.get("headers"));
+        let request = request.traced(call.trace.as_ref()).headers(call.input.get("headers"));
         let (route, answer) = self.remote.first(&request).await?;
         let answer = answer.accepted(WEBHOOK_RULES).await?;
         let is_json = answer.is_json();

@@ -56,7 +56,7 @@ impl Job for Background<'_> {
         body.insert("store".to_owned(), true.into());
         let request = Request::post("responses", body.into())
             .header(REQUEST_ID, &call.key.to_string())
-            .traced(call.traceparent.as_deref());
+            .traced(call.trace.as_ref());
         let (route, answer) = self.remote.first(&request).await?;
         let response = answer.accepted(RULES).await?.json().await?;
         let Some(id) = response.get("id").and_then(Value::as_str) else {

@@ -13,7 +13,7 @@ use super::remote::{
     Class, Framing, Remote, RemoteConfig, Request, Rule, STOP_GRACE, Scheme, check_string,
     exchange, run_job,
 };
-use super::{AttemptFailure, Call, Provider, Success, Violation};
+use super::{AttemptFailure, Call, ModelCall, Provider, Success, Violation};
 use crate::domain::Demand;
 use background::Background;
 use chat::Chat;
@@ -115,6 +115,10 @@ impl Provider for OpenAi {
         let each = cap(input, &["max_completion_tokens", "max_tokens"]);
         let all = each.unwrap_or(DEFAULT_OUTPUT_TOKENS).saturating_mul(choices);
         Some(demand(input, bytes, Some(all)))
+    }
+
+    fn model_call(&self, input: &Map<String, Value>) -> Option<ModelCall> {
+        Some(ModelCall::new("chat", "openai", input))
     }
 
     fn stop_grace(&self) -> std::time::Duration {

@@ -115,10 +115,12 @@ impl Process {
             // One that is not text cannot be passed on, nor shown in a result.
             std::env::var(name).ok().map(|value| (name.clone(), value))
         });
+        let trace = call.trace.as_ref();
         let own = [
             (EXECUTION_ID, Some(call.execution.to_string())),
             ("FLOWGATE_ATTEMPT", Some(call.attempt.to_string())),
-            ("TRACEPARENT", call.traceparent.clone()),
+            ("TRACEPARENT", trace.map(|trace| trace.traceparent.clone())),
+            ("TRACESTATE", trace.and_then(|trace| trace.tracestate.clone())),
         ];
         let own = own.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)));
         // A later one stands for an earlier of the same name.
@@ -135,6 +137,10 @@ impl Provider for Process {
             (Some(modules_dir), Some(name)) => leads_out(modules_dir, name),
             _ => Ok(()),
         }
+    }
+
+    fn is_remote(&self) -> bool {
+        false
     }
 
     async fn execute(&self, mut call: Call) -> Result<Success, AttemptFailure> {

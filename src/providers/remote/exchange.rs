@@ -79,7 +79,7 @@ pub(in crate::providers) async fn exchange(
 ) -> Result<Success, AttemptFailure> {
     let assembly = Mutex::new(assembly);
     let progress = Progress::new(call.output.clone(), remote.redactor());
-    let request = request.traced(call.traceparent.as_deref());
+    let request = request.traced(call.trace.as_ref());
     let mut stop = call.stop.clone();
     let quota = OnceLock::new();
     let converse = async {

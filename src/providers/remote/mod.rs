@@ -17,6 +17,7 @@ mod progress;
 mod quota;
 mod reading;
 mod secret;
+mod trace;
 mod wait_hint;
 
 use std::path::PathBuf;
@@ -26,11 +27,13 @@ use std::time::Duration;
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Method, Url};
 use serde_json::Value;
+use tracing::Instrument;
 
 use super::AttemptFailure;
-use crate::domain::{ErrorCode, Failure, FailureKind};
+use crate::domain::{ErrorCode, Failure, FailureKind, TraceContext};
 use endpoint::{Endpoints, Lent};
 use failure::unreachable;
+use trace::hand_on;
 
 pub(super) use answer::Answer;
 pub(super) use exchange::{Assembly, Framing, Piece, dropped, exchange};
@@ -169,11 +172,11 @@ impl Request {
     }
 
     /// Hands the trace context on.
-    pub(super) fn traced(self, traceparent: Option<&str>) -> Self {
-        match traceparent {
-            Some(traceparent) => self.header("traceparent", traceparent),
-            None => self,
+    pub(super) fn traced(mut self, trace: Option<&TraceContext>) -> Self {
+        if let Some(trace) = trace {
+            hand_on(trace, &mut self.headers);
         }
+        self
     }
 
     /// Sends it without the key: it goes to a part of the provider that asks for another.
@@ -220,9 +223,9 @@ impl Remote {
         }
         let access = self.access().await?;
         let mut failed = None;
-        for endpoint in self.endpoints.by_load() {
+        for (resent, endpoint) in self.endpoints.by_load().enumerate() {
             let route = Route { remote: self, endpoint, access: access.clone() };
-            let sent = route.try_send(request).await;
+            let sent = route.try_send(request, resent).await;
             match sent {
                 // Nothing was sent, so nothing can be done twice.
                 Err(error) if error.is_connect() => failed = Some(route.unreachable(&error)),
@@ -291,10 +294,11 @@ impl Route<'_> {
 
     /// Sends a request; what the server answers, success or not.
     pub(super) async fn send(&self, request: &Request) -> Result<Answer, AttemptFailure> {
-        self.try_send(request).await.map_err(|error| self.unreachable(&error))
+        self.try_send(request, 0).await.map_err(|error| self.unreachable(&error))
     }
 
-    async fn try_send(&self, request: &Request) -> Result<Answer, reqwest::Error> {
+    /// `resent` says to how many endpoints it was sent before.
+    async fn try_send(&self, request: &Request, resent: usize) -> Result<Answer, reqwest::Error> {
         let base = self.endpoint.url();
         // Joined as text: a path that begins with a slash would replace the base's own.
         let url = format!(
@@ -308,18 +312,22 @@ impl Route<'_> {
         if let Some((name, value)) = self.access.key.as_ref().filter(|_| request.keyed) {
             headers.insert(name.clone(), value.clone());
         }
+        let redactor = &self.remote.redactor;
+        let span = trace::request(&request.method, &url, resent, redactor, &mut headers);
         let builder = self.remote.http.request(request.method.clone(), url);
         let builder = match &request.body {
             Body::Empty => builder,
             Body::Json(body) => builder.json(body),
             Body::Text(body) => builder.body(body.clone()),
         };
-        let sent = builder.headers(headers).send().await;
+        let sent = builder.headers(headers).send().instrument(span.clone()).await;
         match &sent {
             Ok(response) => self.endpoint.answered(response.status()),
             Err(error) => self.endpoint.failed(error),
         }
-        sent.map(|response| Answer::new(response, self.remote.redactor()))
+        let sent = sent.map(|response| Answer::new(response, self.remote.redactor()));
+        trace::answered(&span, &sent);
+        sent
     }
 
     fn unreachable(&self, error: &reqwest::Error) -> AttemptFailure {

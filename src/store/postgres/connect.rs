@@ -12,9 +12,10 @@ use std::time::Duration;
 use sqlx::postgres::{PgArguments, PgConnectOptions, PgConnection};
 use sqlx::query::Query;
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Postgres};
+use tracing::Instrument;
 
 use super::statement;
-use crate::store::BackendError;
+use crate::store::{BackendError, StoreKind, span};
 
 /// How a replica uses the database.
 #[derive(Clone)]
@@ -204,6 +205,7 @@ pub(super) async fn within<T>(
     doing: &'static str,
     answer: impl Future<Output = sqlx::Result<T>>,
 ) -> Result<T, BackendError> {
+    let answer = answer.instrument(span::statement(StoreKind::Postgres, doing));
     match tokio::time::timeout(patience, answer).await {
         Ok(answer) => answer.map_err(statement(doing)),
         Err(_) => Err(BackendError::NoAnswer(doing)),

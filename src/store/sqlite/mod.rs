@@ -162,6 +162,11 @@ impl OpenedFile {
 }
 
 /// Names what was being done when a statement failed.
+/// The span of a statement.
+fn span(doing: &'static str) -> tracing::Span {
+    super::span::statement(StoreKind::Sqlite, doing)
+}
+
 fn statement(doing: &'static str) -> impl FnOnce(sqlx::Error) -> BackendError {
     move |source| BackendError::Statement { doing, source }
 }

@@ -9,8 +9,9 @@ use std::sync::Arc;
 
 use serde::Serialize;
 use sqlx::sqlite::{SqliteExecutor, SqlitePool, SqliteRow};
+use tracing::Instrument;
 
-use super::statement;
+use super::{span, statement};
 use crate::domain::{Event, ExecutionId, ProviderName};
 use crate::store::codec::{self, Columns as _, provider_columns, spec_columns, state_number};
 use crate::store::{
@@ -320,7 +321,8 @@ pub(super) async fn rows(
     parameter: &impl Serialize,
 ) -> Result<Vec<SqliteRow>> {
     let parameter = codec::json(parameter)?;
-    sqlx::query(sql).bind(parameter).fetch_all(source).await.map_err(statement(doing))
+    let query = sqlx::query(sql).bind(parameter);
+    query.fetch_all(source).instrument(span(doing)).await.map_err(statement(doing))
 }
 
 async fn one(
@@ -328,5 +330,5 @@ async fn one(
     doing: &'static str,
     sql: &'static str,
 ) -> Result<SqliteRow> {
-    sqlx::query(sql).fetch_one(source).await.map_err(statement(doing))
+    sqlx::query(sql).fetch_one(source).instrument(span(doing)).await.map_err(statement(doing))
 }

@@ -6,8 +6,9 @@ use async_trait::async_trait;
 use serde::Serialize;
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 use tokio::sync::OwnedMutexGuard;
+use tracing::Instrument;
 
-use super::{rows, statement, statements as sql};
+use super::{rows, span, statement, statements as sql};
 use crate::domain::{ExecutionId, ProviderName, ProviderRecord, Record, Spec, Timestamp, WorkerId};
 use crate::store::codec::{self, Counts};
 use crate::store::{
@@ -49,6 +50,7 @@ impl SqliteTransaction {
         sqlx::query(sql)
             .bind(codec::json(rows)?)
             .fetch_all(&mut *self.connection)
+            .instrument(span(doing))
             .await
             .map_err(statement(doing))
     }
@@ -62,7 +64,8 @@ impl SqliteTransaction {
         for array in rows::json_arrays(rows) {
             let (_, array) = array?;
             let query = sqlx::query(sql).bind(array);
-            query.execute(&mut *self.connection).await.map_err(statement(doing))?;
+            let done = query.execute(&mut *self.connection).instrument(span(doing)).await;
+            done.map_err(statement(doing))?;
         }
         Ok(())
     }
@@ -218,7 +221,9 @@ impl Transaction for SqliteTransaction {
         for array in rows::json_arrays(&entries) {
             let (count, array) = array?;
             let query = sqlx::query(sql::APPEND).bind(array).bind(next).bind(at.as_micros());
-            query.execute(&mut *self.connection).await.map_err(statement("append to the log"))?;
+            let doing = "append to the log";
+            let done = query.execute(&mut *self.connection).instrument(span(doing)).await;
+            done.map_err(statement(doing))?;
             next += i64::try_from(count).unwrap_or(i64::MAX);
         }
         Ok(Appended { first, at })
@@ -227,6 +232,7 @@ impl Transaction for SqliteTransaction {
     async fn commit(mut self: Box<Self>) -> Result<()> {
         sqlx::raw_sql("COMMIT")
             .execute(&mut *self.connection)
+            .instrument(span("commit"))
             .await
             .map_err(statement("commit"))
             .map(drop)

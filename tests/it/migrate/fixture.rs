@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use flowgate::domain::{
     AdaptiveBounds, Chunk, ChunkContent, Clock as _, Ending, Lease, Limits, OutputStream,
-    Overrides, Rates, Signal, Timestamp, Usage, WorkerId,
+    Overrides, Rates, Signal, Timestamp, TraceContext, Usage, WorkerId,
 };
 use flowgate::store::{GateChange, WorkerRow, WorkerStatus};
 use futures_util::future::join_all;
@@ -69,8 +69,8 @@ pub(super) async fn lived() -> TestStore {
             json!({ "text": AWKWARD, "nul": "\0", "\\": [null, -1.5e300] }).to_string();
         spec.input.exact = true;
         spec.priority = i32::MIN;
-        spec.traceparent =
-            Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".to_owned());
+        let traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        spec.trace = TraceContext::parse(traceparent, Some("rojo=1"));
     })
     .await;
     t.cancel(t.submit_plain("q", 1).await[0]).await;

@@ -3,7 +3,7 @@
 use fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
 
-use flowgate::domain::{ErrorCode, FailureKind};
+use flowgate::domain::{ErrorCode, FailureKind, TraceContext};
 
 use super::*;
 
@@ -60,7 +60,10 @@ async fn of_the_servers_environment_only_what_is_allowed_reaches_a_module() {
     let modules = Modules::with("env.sh", "env; cat /proc/$PPID/environ 2>/dev/null");
     let provider = modules.provider_with(|config| config.env_allow = vec!["PATH".to_owned()]);
     let (mut call, _reins) = call(module("env.sh"));
-    call.traceparent = Some("00-1-2-01".to_owned());
+    call.trace = Some(TraceContext {
+        traceparent: "00-1-2-01".to_owned(),
+        tracestate: Some("a=1".to_owned()),
+    });
     let execution = call.execution;
     let output = provider.execute(call).await.unwrap().output;
     let mut names: Vec<_> = text(&output, "stdout")
@@ -71,7 +74,8 @@ async fn of_the_servers_environment_only_what_is_allowed_reaches_a_module() {
         .map(|(name, _)| name)
         .collect();
     names.sort_unstable();
-    assert_eq!(names, ["FLOWGATE_ATTEMPT", "FLOWGATE_EXECUTION_ID", "PATH", "TRACEPARENT"]);
+    let own = ["FLOWGATE_ATTEMPT", "FLOWGATE_EXECUTION_ID", "PATH", "TRACEPARENT", "TRACESTATE"];
+    assert_eq!(names, own);
     assert!(text(&output, "stdout").contains(&format!("FLOWGATE_EXECUTION_ID={execution}\n")));
     assert!(std::env::var_os("CARGO_MANIFEST_DIR").is_some(), "there was something to hide");
 }

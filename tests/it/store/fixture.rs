@@ -169,7 +169,7 @@ impl TestStore {
             retry: RetryPolicy::default(),
             on_lost: OnLost::Rerun,
             retry_of: None,
-            traceparent: None,
+            trace: None,
             created_at: self.clock.now(),
         };
         adjust(&mut spec);

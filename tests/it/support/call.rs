@@ -34,7 +34,7 @@ pub(crate) fn call(input: Value) -> (Call, Reins) {
         key: Uuid::nil(),
         handle: None,
         keeper: Arc::new(NoKeeper),
-        traceparent: None,
+        trace: None,
     };
     (call, Reins { stopper, _lease: lease, said })
 }

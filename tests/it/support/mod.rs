@@ -8,11 +8,13 @@
 //! ```
 
 mod call;
+pub(crate) mod collector;
 mod config;
 mod db;
 pub(crate) mod postgres;
 mod process;
 pub(crate) mod providers;
+pub(crate) mod rotel;
 mod server;
 pub(crate) mod tools;
 

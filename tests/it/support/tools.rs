@@ -4,10 +4,21 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// The Python interpreter that has grpcio.
+/// The Python interpreter that has grpcio, the OpenTelemetry SDK and rotel.
 pub(crate) fn python() -> PathBuf {
     installed("tests/clients/python/requirements.txt", "python/requirements.txt");
     tools_dir().join("python/bin/python")
+}
+
+/// The program of rotel, a collector, which is in the package of that name.
+pub(crate) fn rotel() -> PathBuf {
+    let found = Command::new(python())
+        .args(["-B", "-c", "import rotel.agent; print(rotel.agent.Agent.agent_path)"])
+        .output()
+        .expect("python runs");
+    let path = PathBuf::from(String::from_utf8_lossy(&found.stdout).trim());
+    assert!(path.is_file(), "{}", String::from_utf8_lossy(&found.stderr));
+    path
 }
 
 /// The `node_modules` folder that has `@grpc/grpc-js`.

@@ -85,7 +85,7 @@ impl Stage {
             retry: RetryPolicy::default(),
             on_lost: OnLost::Rerun,
             retry_of: None,
-            traceparent: None,
+            trace: None,
             created_at: self.now,
         };
         let new = NewExecution {

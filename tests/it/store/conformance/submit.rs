@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use flowgate::domain::{Change, ErrorCode, ExecutionId, Input, RetryPolicy, State, Wait};
+use flowgate::domain::{
+    Change, ErrorCode, ExecutionId, Input, RetryPolicy, State, TraceContext, Wait,
+};
 use flowgate::store::{NewExecution, Payload, SubmitRefused, Submitted};
 use futures_util::future::join_all;
 
@@ -45,7 +47,10 @@ pub(crate) async fn what_was_submitted_is_read_back_as_it_was(t: &TestStore) {
             retry_on: vec![ErrorCode::ModuleFailed],
         };
         spec.retry_of = Some(original);
-        spec.traceparent = Some("00-aa-bb-01".to_owned());
+        spec.trace = Some(TraceContext {
+            traceparent: "00-aa-bb-01".to_owned(),
+            tracestate: Some("a=1".to_owned()),
+        });
     });
     let spec = new.spec.clone();
     t.submit(new).await;

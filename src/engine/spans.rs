@@ -1,0 +1,391 @@
+//! The way of an execution as traces tell of it: `submit`, `queue wait`, `claim`, `attempt`, and
+//! within that `provider call` and `settle`.
+//!
+//! What must stay true: nothing is worked out for a span that nobody records; no attribute holds an
+//! input, a result or what a provider said.
+//!
+//! Attempts of one execution run on any replica, however far apart, and each links to the one
+//! before. No store keeps ids of spans for that: the id of an attempt's span follows from the
+//! execution and the number of the attempt, so whoever makes the next one knows it.
+
+use std::time::{Duration, SystemTime};
+
+use opentelemetry::trace::{
+    SpanContext, SpanId, SpanKind, TraceContextExt, TraceFlags, TraceId, TraceState,
+};
+use opentelemetry::{Array, Context, KeyValue, StringValue, Value};
+use serde_json::Map;
+use sha2::{Digest, Sha256};
+use tracing::Span;
+use tracing::field::Empty;
+use tracing_opentelemetry::OpenTelemetrySpanExt;
+use uuid::Uuid;
+
+use super::ending::Outcome;
+use super::{ConfiguredProvider, Draft, Submission, SubmitError};
+use crate::domain::{
+    Ending, ErrorCode, Execution, ExecutionId, FailureKind, ProviderName, Timestamp, TraceContext,
+    Usage, WorkerId,
+};
+use crate::metrics;
+use crate::providers::{ModelAnswer, ModelCall};
+use crate::store::{ClaimReport, Claimed};
+use crate::telemetry::{self, SPAN_TARGET};
+
+/// What a link is to.
+const LINK: &str = "flowgate.link";
+
+/// The span of submissions that are stored together. `earlier` are what they run again.
+pub(super) fn submit(drafts: &[Draft], earlier: &[TraceContext]) -> Span {
+    let span = tracing::debug_span!(
+        target: SPAN_TARGET,
+        "submit",
+        otel.kind = "producer",
+        otel.status_code = Empty,
+        executions = to_i64(drafts.len()),
+        execution.id = Empty,
+        provider = Empty,
+        replayed = Empty,
+    );
+    if telemetry::recorded(&span).is_some() {
+        if let [draft] = drafts {
+            span.record("provider", draft.provider.as_str());
+        }
+        for earlier in earlier {
+            link(&span, telemetry::span_context(earlier), "retried execution");
+        }
+    }
+    span
+}
+
+/// Notes what became of submissions.
+pub(super) fn submitted(span: &Span, result: &Result<Vec<Submission>, SubmitError>) {
+    if telemetry::recorded(span).is_none() {
+        return;
+    }
+    match result {
+        Ok(submissions) => {
+            if let [one] = submissions.as_slice() {
+                let spec = &one.view.execution.spec;
+                span.record("execution.id", tracing::field::display(spec.id));
+                if let Some(first) = spec.trace.as_ref().filter(|_| one.replayed) {
+                    span.record("replayed", true);
+                    link(span, telemetry::span_context(first), "first submission");
+                }
+            }
+        }
+        // Everything else is the caller's mistake, or the server's that goes away in order.
+        Err(SubmitError::Store(_)) => {
+            span.record("otel.status_code", "ERROR");
+        }
+        Err(_) => {}
+    }
+}
+
+/// Records a claim that got something, and returns where attempts may link to. It belongs to no
+/// execution's trace, since it is made for many of them at once.
+pub(super) fn claim(
+    report: &ClaimReport,
+    worker: WorkerId,
+    began: SystemTime,
+) -> Option<SpanContext> {
+    if report.claimed.is_empty() || !telemetry::traces_are_on() {
+        return None;
+    }
+    let found = report.providers.iter().filter(|found| found.claimed > 0);
+    let names = found.map(|found| found.provider.as_str().to_owned().into()).collect();
+    let attributes = vec![
+        KeyValue::new("worker.id", worker.to_string()),
+        KeyValue::new("executions", to_i64(report.claimed.len())),
+        KeyValue::new("providers", Value::Array(Array::String(names))),
+    ];
+    let times = (began, opentelemetry::time::now());
+    telemetry::past_span("claim", SpanKind::Internal, None, times, attributes)
+}
+
+/// The span of an attempt, a child of the submission, and if it is recorded the wait before it.
+pub(super) fn attempt(
+    claimed: &Claimed,
+    worker: WorkerId,
+    claim: Option<&SpanContext>,
+) -> (Span, Option<QueueWait>) {
+    let span = tracing::info_span!(
+        parent: None,
+        "attempt",
+        otel.kind = "consumer",
+        otel.status_code = Empty,
+        execution.id = %claimed.lease.id,
+        provider = %claimed.spec.provider,
+        attempt = i64::from(claimed.attempt),
+        worker.id = %worker,
+        outcome = Empty,
+        error.r#type = Empty,
+        trace_id = Empty,
+    );
+    if !telemetry::traces_are_on() {
+        // The log says whose it is all the same.
+        if let Some(trace) = &claimed.spec.trace {
+            span.record("trace_id", trace.trace_id());
+        }
+        return (span, None);
+    }
+    let id = claimed.lease.id;
+    let parent = claimed.spec.trace.as_ref().map(telemetry::remote_parent);
+    let parent = parent.filter(|parent| parent.span().span_context().is_valid());
+    let trace = parent
+        .as_ref()
+        .map_or_else(|| trace_of_its_own(id), |parent| parent.span().span_context().trace_id());
+    if let Some(parent) = &parent {
+        // It was just made, so it can only fail where nothing is traced.
+        let _ = span.set_parent(parent.clone());
+    }
+    telemetry::start_as(&span, trace, attempt_id(id, claimed.attempt));
+    let Some(place) = telemetry::recorded(&span) else { return (span, None) };
+    if let Some(claim) = claim {
+        link(&span, claim.clone(), "claim");
+    }
+    if claimed.attempt > 1 {
+        let before = attempt_id(id, claimed.attempt - 1);
+        let flags = TraceFlags::SAMPLED;
+        let before = SpanContext::new(trace, before, flags, true, TraceState::NONE);
+        link(&span, before, "attempt before");
+    }
+    // Of an execution without a trace the attempt is the first that is known.
+    let parent = parent.unwrap_or_else(|| Context::new().with_remote_span_context(place));
+    (span, Some(QueueWait::before(claimed, parent)))
+}
+
+/// How long an execution was due before its attempt began, as a span of its own.
+pub(super) struct QueueWait {
+    parent: Context,
+    pub(super) execution: ExecutionId,
+    provider: ProviderName,
+    attempt: u32,
+    due: Timestamp,
+    claimed: Timestamp,
+}
+
+impl QueueWait {
+    fn before(claimed: &Claimed, parent: Context) -> Self {
+        let waited = i64::try_from(claimed.waited.as_micros()).unwrap_or(i64::MAX);
+        Self {
+            parent,
+            execution: claimed.lease.id,
+            provider: claimed.spec.provider.clone(),
+            attempt: claimed.attempt,
+            due: Timestamp::from_micros(claimed.at.as_micros().saturating_sub(waited)),
+            claimed: claimed.at,
+        }
+    }
+
+    /// Whether more must be known of the execution. What a rate limit turned away keeps its place in
+    /// the queue: it has been due since before its last attempt.
+    pub(super) const fn is_of_a_retry(&self) -> bool {
+        self.attempt > 1
+    }
+
+    /// When this attempt's predecessor ended, in the whole execution.
+    pub(super) fn put_back(&self, execution: &Execution) -> Option<Timestamp> {
+        let earlier = execution.attempts.iter().filter(|it| it.number < self.attempt);
+        earlier.filter_map(|attempt| attempt.ended_at).max()
+    }
+
+    /// Records it, from when it was due and nobody ran it.
+    pub(super) fn record(self, put_back: Option<Timestamp>) {
+        let start = put_back.map_or(self.due, |put_back| put_back.max(self.due)).min(self.claimed);
+        let attributes = vec![
+            KeyValue::new("execution.id", self.execution.to_string()),
+            KeyValue::new("provider", self.provider.as_str().to_owned()),
+            KeyValue::new("attempt", i64::from(self.attempt)),
+        ];
+        let (kind, parent) = (SpanKind::Internal, Some(&self.parent));
+        let times = (system_time(start), system_time(self.claimed));
+        telemetry::past_span("queue wait", kind, parent, times, attributes);
+    }
+}
+
+/// Notes how an attempt ended.
+pub(super) fn ended(span: &Span, ending: &Ending, how: metrics::Outcome) {
+    span.record("outcome", how.label());
+    let failure = match ending {
+        Ending::Succeeded { .. } | Ending::Released { .. } | Ending::Cancelled { .. } => return,
+        Ending::Failed { failure, .. }
+        | Ending::Retry { failure, .. }
+        | Ending::Crashed { failure } => failure,
+    };
+    span.record("error.type", failure.code.name());
+    span.record("otel.status_code", "ERROR");
+}
+
+/// The span of writing down how an attempt ended.
+pub(super) fn settle(how: metrics::Outcome) -> Span {
+    tracing::debug_span!(target: SPAN_TARGET, "settle", outcome = how.label())
+}
+
+/// The span of what a provider does in an attempt.
+pub(super) struct CallSpan {
+    pub(super) span: Span,
+    told: Told,
+}
+
+/// What of a result may be told.
+#[derive(PartialEq, Eq)]
+enum Told {
+    Nothing,
+    /// Of a module: how it exited.
+    Exit,
+    /// Of a model: which answered, and why it stopped.
+    Model,
+}
+
+impl CallSpan {
+    pub(super) fn new(
+        configured: &ConfiguredProvider,
+        input: &Map<String, serde_json::Value>,
+    ) -> Self {
+        let provider = &configured.provider;
+        let span = tracing::debug_span!(
+            target: SPAN_TARGET,
+            "provider call",
+            otel.kind = if provider.is_remote() { "client" } else { "internal" },
+            otel.status_code = Empty,
+            error.r#type = Empty,
+        );
+        if telemetry::recorded(&span).is_none() {
+            return Self { span, told: Told::Nothing };
+        }
+        span.set_attribute("provider", configured.name.as_str().to_owned());
+        span.set_attribute("provider.kind", configured.kind.clone());
+        let Some(ModelCall { operation, system, model }) = provider.model_call(input) else {
+            telemetry::rename(&span, format!("call {}", configured.kind));
+            let told = if configured.kind == "process" { Told::Exit } else { Told::Nothing };
+            return Self { span, told };
+        };
+        span.set_attribute("gen_ai.operation.name", operation);
+        span.set_attribute("gen_ai.provider.name", system);
+        match model {
+            Some(model) => {
+                telemetry::rename(&span, format!("{operation} {model}"));
+                span.set_attribute("gen_ai.request.model", model);
+            }
+            None => telemetry::rename(&span, operation),
+        }
+        Self { span, told: Told::Model }
+    }
+
+    /// Notes what came of the call.
+    pub(super) fn ended(&self, outcome: &Outcome) {
+        let span = &self.span;
+        if telemetry::recorded(span).is_none() {
+            return;
+        }
+        let (output, usage) = match outcome {
+            Outcome::Returned(Ok(success)) => (Some(&success.output), success.usage),
+            Outcome::Returned(Err(failed)) => (failed.output.as_ref(), failed.usage),
+            Outcome::Panicked | Outcome::Dropped { .. } | Outcome::NotBegun => (None, None),
+        };
+        if let Some(Usage { input_tokens, output_tokens }) = usage.map(Usage::believed) {
+            span.set_attribute("gen_ai.usage.input_tokens", input_tokens);
+            span.set_attribute("gen_ai.usage.output_tokens", output_tokens);
+        }
+        if let Some((error, is_fault)) = error_of(outcome) {
+            span.record("error.type", error);
+            if is_fault {
+                span.record("otel.status_code", "ERROR");
+            }
+        }
+        if let Some(output) = output {
+            self.tell(output);
+        }
+    }
+
+    /// Of a result only how it came about: never what it says.
+    fn tell(&self, output: &serde_json::Value) {
+        let span = &self.span;
+        match self.told {
+            Told::Nothing => {}
+            Told::Exit => {
+                if let Some(code) = output.get("exit_code").and_then(serde_json::Value::as_i64) {
+                    span.set_attribute("process.exit.code", code);
+                }
+            }
+            Told::Model => {
+                let ModelAnswer { model, id, finish_reasons } = ModelCall::answer(output);
+                if let Some(model) = model {
+                    span.set_attribute("gen_ai.response.model", model);
+                }
+                if let Some(id) = id {
+                    span.set_attribute("gen_ai.response.id", id);
+                }
+                if !finish_reasons.is_empty() {
+                    let reasons = finish_reasons.into_iter().map(StringValue::from).collect();
+                    let reasons = Value::Array(Array::String(reasons));
+                    span.set_attribute("gen_ai.response.finish_reasons", reasons);
+                }
+            }
+        }
+    }
+}
+
+/// What went wrong, and whether that is a fault: to be stopped on request is none.
+fn error_of(outcome: &Outcome) -> Option<(&'static str, bool)> {
+    match outcome {
+        Outcome::Returned(Ok(_)) | Outcome::NotBegun => None,
+        Outcome::Returned(Err(failed)) => {
+            Some((failed.failure.code.name(), failed.kind != FailureKind::Cancelled))
+        }
+        Outcome::Panicked => Some((ErrorCode::Crashed.name(), true)),
+        Outcome::Dropped { .. } => Some(("DROPPED", true)),
+    }
+}
+
+fn link(span: &Span, to: SpanContext, what: &'static str) {
+    span.add_link_with_attributes(to, vec![KeyValue::new(LINK, what)]);
+}
+
+/// Traces know no other whole numbers: whatever else they are given they keep as text.
+fn to_i64(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+/// The id of the span of an attempt.
+fn attempt_id(id: ExecutionId, attempt: u32) -> SpanId {
+    let hash = hash(id, &attempt.to_be_bytes());
+    let [a, b, c, d, e, f, g, h, ..] = hash;
+    SpanId::from_bytes([a, b, c, d, e, f, g, h])
+}
+
+/// The trace of an execution that was submitted without one: all of its attempts are in it.
+fn trace_of_its_own(id: ExecutionId) -> TraceId {
+    let mut bytes = [0; 16];
+    bytes.copy_from_slice(&hash(id, b"trace")[..16]);
+    TraceId::from_bytes(bytes)
+}
+
+/// Of all ones and zeros only no id may be made: that a hash begins so does not happen.
+fn hash(id: ExecutionId, what: &[u8]) -> [u8; 32] {
+    let mut hash = Sha256::new();
+    hash.update(Uuid::from(id).as_bytes());
+    hash.update(what);
+    hash.finalize().into()
+}
+
+fn system_time(at: Timestamp) -> SystemTime {
+    let micros = u64::try_from(at.as_micros()).unwrap_or(0);
+    SystemTime::UNIX_EPOCH + Duration::from_micros(micros)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_attempt_has_an_id_that_follows_from_its_number() {
+        let (one, other) = (ExecutionId::new(), ExecutionId::new());
+        assert_eq!(attempt_id(one, 1), attempt_id(one, 1));
+        assert_ne!(attempt_id(one, 1), attempt_id(one, 2));
+        assert_ne!(attempt_id(one, 1), attempt_id(other, 1));
+        assert_ne!(trace_of_its_own(one), trace_of_its_own(other));
+        assert_eq!(trace_of_its_own(one), trace_of_its_own(one));
+    }
+}

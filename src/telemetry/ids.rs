@@ -1,0 +1,36 @@
+//! Ids of spans: drawn by lot, but for a span that is told which it is to have.
+
+use std::cell::Cell;
+
+use opentelemetry::trace::{SpanId, TraceId};
+use opentelemetry_sdk::trace::{IdGenerator, RandomIdGenerator};
+use tracing::Span;
+use tracing_opentelemetry::OpenTelemetrySpanExt;
+
+thread_local! {
+    /// What the span has that is being started on this thread.
+    static GIVEN: Cell<Option<(TraceId, SpanId)>> = const { Cell::new(None) };
+}
+
+/// Starts a span under this id, and where it has no parent in this trace. It must be a new one, that
+/// nobody has entered yet.
+pub fn start_as(span: &Span, trace: TraceId, id: SpanId) {
+    GIVEN.set(Some((trace, id)));
+    // Asking for its place in the trace starts it, here and now.
+    let _started = span.context();
+    GIVEN.set(None);
+}
+
+/// Gives out ids.
+#[derive(Debug, Default)]
+pub(super) struct Ids(RandomIdGenerator);
+
+impl IdGenerator for Ids {
+    fn new_trace_id(&self) -> TraceId {
+        GIVEN.get().map_or_else(|| self.0.new_trace_id(), |(trace, _)| trace)
+    }
+
+    fn new_span_id(&self) -> SpanId {
+        GIVEN.get().map_or_else(|| self.0.new_span_id(), |(_, id)| id)
+    }
+}
