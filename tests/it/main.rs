@@ -27,6 +27,7 @@ mod page;
 mod pooler;
 mod priorities;
 mod process_provider;
+mod prometheus;
 mod providers;
 mod queue;
 mod replicas;

@@ -1,5 +1,5 @@
-//! What `bash tests/tools` sees to: outside clients and servers below `target/test-tools`, and a
-//! PostgreSQL.
+//! What `bash tests/tools` sees to: outside clients and servers below `target/test-tools`, a Prometheus,
+//! and a PostgreSQL.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -68,12 +68,22 @@ pub(crate) fn chromium() -> PathBuf {
     command("chromium")
 }
 
+/// The command `prometheus`.
+pub(crate) fn prometheus() -> PathBuf {
+    command("prometheus")
+}
+
+/// The command `promtool`.
+pub(crate) fn promtool() -> PathBuf {
+    command("promtool")
+}
+
 fn command(name: &str) -> PathBuf {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let folders =
         std::env::split_paths(&path).chain(["/usr/sbin".into(), "/usr/local/sbin".into()]);
-    let mut found = folders.map(|folder| folder.join(name)).filter(|file| file.is_file());
-    found.next().unwrap_or_else(|| panic!("{name} is missing; run: bash tests/tools"))
+    let found = folders.map(|folder| folder.join(name)).find(|file| file.is_file());
+    found.unwrap_or_else(|| panic!("{name} is missing; run: bash tests/tools"))
 }
 
 /// A file of the repository.
