@@ -93,6 +93,16 @@ impl Tasks {
         });
     }
 
+    /// The runtimes that tasks run on, by name.
+    pub fn runtimes(&self) -> Vec<(&'static str, Handle)> {
+        match &self.runtimes {
+            Some(Runtimes { work, control }) => {
+                vec![("main", work.clone()), ("control", control.clone())]
+            }
+            None => Handle::try_current().map(|it| vec![("main", it)]).unwrap_or_default(),
+        }
+    }
+
     /// How many loops were started again.
     pub fn loops_restarted(&self) -> u64 {
         self.restarts.load(Ordering::Relaxed)

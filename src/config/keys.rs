@@ -15,6 +15,7 @@ pub(super) const TOP: &[&str] = &[
     "log_format",
     "log_level",
     "trace_level",
+    "metrics",
     "providers",
 ];
 

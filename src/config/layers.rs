@@ -27,6 +27,7 @@ const VARIABLES: &[(&str, &str)] = &[
     ("FLOWGATE_LOG_FORMAT", "log_format"),
     ("FLOWGATE_LOG_LEVEL", "log_level"),
     ("FLOWGATE_TRACE_LEVEL", "trace_level"),
+    ("FLOWGATE_METRICS", "metrics"),
     ("FLOWGATE_MODULES_DIR", MODULES_DIR),
 ];
 

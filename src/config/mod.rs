@@ -56,6 +56,8 @@ pub struct Settings {
     pub log: LogSettings,
     /// What is traced, where the environment names a collector.
     pub trace_level: TraceLevel,
+    /// Whether metrics are kept, and shown at `/metrics`.
+    pub metrics: bool,
     /// Every provider, by name.
     pub providers: Vec<ConfiguredProvider>,
     /// Tells how busy the machine is: the one that this process runs on.
@@ -152,6 +154,7 @@ pub fn load(
         pool: pool(&reader)?,
         log: LogSettings { format: reader.get("log_format", values::log_format)?, filter },
         trace_level: reader.get("trace_level", values::trace_level)?.unwrap_or_default(),
+        metrics: reader.get("metrics", values::switch)?.unwrap_or(true),
         providers: providers::configured(&reader)?,
         machine: Arc::new(ThisMachine::default()),
         ignored_variables,

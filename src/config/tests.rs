@@ -437,6 +437,14 @@ fn a_relative_modules_dir_is_meant_from_the_directory_of_its_file() {
 }
 
 #[test]
+fn metrics_are_kept_unless_that_is_switched_off() {
+    assert!(Start::new().settings().metrics);
+    assert!(!Start::with_file("metrics = 'off'").settings().metrics);
+    let start = Start::with_file("metrics = 'off'").variable("FLOWGATE_METRICS", "on");
+    assert!(start.settings().metrics);
+}
+
+#[test]
 fn statements_are_traced_where_trace_level_says_so_from_any_source() {
     assert_eq!(Start::new().settings().trace_level, TraceLevel::Info);
     let start = Start::with_file("trace_level = 'debug'");

@@ -103,6 +103,15 @@ pub(super) fn trace_level(text: String) -> Result<TraceLevel, String> {
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "checks take what was read")]
+pub(super) fn switch(text: String) -> Result<bool, String> {
+    match text.as_str() {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err(format!("must be on or off, not {text:?}")),
+    }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "checks take what was read")]
 pub(super) fn log_filter(text: String) -> Result<LogFilter, String> {
     text.parse()
 }

@@ -238,6 +238,11 @@ impl Engine {
         }
     }
 
+    /// What counts and measures this engine, its store and whatever serves them.
+    pub fn instruments(&self) -> &Arc<Instruments> {
+        self.0.instruments()
+    }
+
     /// The store's epoch; fixed while the engine lives.
     pub fn epoch(&self) -> &str {
         &self.0.epoch

@@ -1,7 +1,10 @@
 //! The HTTP port: what people and the machines that look after a server ask it without gRPC.
 
+mod metrics;
 mod page;
 mod probes;
+
+use std::sync::Arc;
 
 use axum::Router;
 
@@ -10,5 +13,8 @@ use crate::health::Condition;
 
 /// What is served on the HTTP port.
 pub fn routes(condition: Condition, engine: Engine) -> Router {
-    probes::routes(condition).merge(page::routes(engine))
+    let instruments = Arc::clone(engine.instruments());
+    probes::routes(condition.clone())
+        .merge(metrics::routes(condition, instruments))
+        .merge(page::routes(engine))
 }

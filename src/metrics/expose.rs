@@ -115,10 +115,8 @@ mod tests {
     #[test]
     fn the_older_format_names_counters_in_full_and_has_no_exemplars() {
         let new = "# HELP a_b Said so.\n# TYPE a_b counter\n# UNIT a_b seconds\n\
-                   a_b_total{x=\"1 # {\"} 3 # {trace_id=\"7\"} 1.0\n# EOF\n";
-        // A label may look like an exemplar; none of ours does, and nothing is lost but the value.
-        let new = new.replace("1 # {", "1");
+                   a_b_total{x=\"1\"} 3 # {trace_id=\"7\"} 1.0\n# EOF\n";
         let old = "# HELP a_b_total Said so.\n# TYPE a_b_total counter\na_b_total{x=\"1\"} 3\n";
-        assert_eq!(older(&new), old);
+        assert_eq!(older(new), old);
     }
 }

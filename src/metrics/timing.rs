@@ -35,6 +35,11 @@ pub struct Example {
 }
 
 impl Example {
+    /// In this trace, which is kept somewhere.
+    pub fn in_trace(trace_id: String, at: Timestamp) -> Self {
+        Self { trace_id, at }
+    }
+
     /// The trace that a W3C `traceparent` names, if that trace is kept somewhere: its sampled flag is
     /// set.
     pub fn of(traceparent: &str, at: Timestamp) -> Option<Self> {

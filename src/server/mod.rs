@@ -7,6 +7,7 @@
 mod grpc;
 mod hangup;
 mod listen;
+mod measured;
 mod open_files;
 mod rpc;
 
@@ -15,6 +16,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::middleware::from_fn_with_state;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
@@ -24,12 +26,14 @@ use crate::config::Settings;
 use crate::domain::SystemClock;
 use crate::engine::{Engine, EngineSettings};
 use crate::health::{Condition, Readiness};
+use crate::metrics::Instruments;
 use crate::shutdown::{Deadlines, Shutdown};
 use crate::store::{
     Backend, BackendError, ClockSource, PostgresBackend, PostgresOptions, SqliteBackend, Store,
-    StoreError, StoreUrl,
+    StoreError, StoreUrl, with_sources,
 };
 use crate::tasks::Tasks;
+use crate::telemetry::MetricPush;
 use crate::{api, http, telemetry};
 use grpc::Health;
 use listen::{Listening, Port};
@@ -133,7 +137,12 @@ impl Server {
         let grpc_port = Port::bind(settings.grpc_addr, "gRPC").await?;
         let http_port = Port::bind(settings.http_addr, "HTTP").await?;
 
-        let store = Store::start(backend, Arc::new(SystemClock), &tasks);
+        let mut instruments = Instruments::new(settings.metrics);
+        instruments.describe(VERSION, backend.kind().as_str());
+        tasks.runtimes().into_iter().for_each(|(name, it)| instruments.runtimes().add(name, it));
+        let instruments = Arc::new(instruments);
+        let clock = Arc::new(SystemClock);
+        let store = Store::start_with(backend, clock, &tasks, Arc::clone(&instruments));
         let engine_settings = EngineSettings {
             lease: settings.lease,
             poll_interval: settings.poll_interval,
@@ -152,6 +161,8 @@ impl Server {
         let closing = CancellationToken::new();
         let (health, health_service) = Health::new().await;
         let routes = api::routes(engine.clone()).add_service(health_service);
+        let measure = from_fn_with_state(engine.clone(), measured::measure);
+        let routes = routes.into_axum_router().layer(measure).into();
         let grpc =
             grpc_port.serve(&tasks, |listener| grpc::serve(listener, routes, closing.clone()));
         let condition = Condition::new(shutdown.phases());
@@ -184,6 +195,7 @@ impl Server {
             );
         }
         look_after(&condition, &store, &engine, &health, &tasks);
+        push_metrics(&condition, &engine, &tasks);
         Ok(Self { engine, condition, health, grpc, http, closing, tasks, shutdown })
     }
 
@@ -269,6 +281,32 @@ fn look_after(
     tasks.spawn_loop("monitor", move || looking.clone().monitor(store.clone(), engine.clone()));
     let (condition, health) = (condition.clone(), health.clone());
     tasks.spawn_loop("health", move || health.clone().follow(condition.clone()));
+}
+
+/// Sends metrics to the collector, if one is named. One that cannot be sent to is no reason not to serve.
+fn push_metrics(condition: &Condition, engine: &Engine, tasks: &Tasks) {
+    if !engine.instruments().is_full() {
+        return;
+    }
+    match MetricPush::from_env() {
+        Ok(None) => {}
+        Ok(Some(push)) => {
+            let (condition, engine, stop) = (condition.clone(), engine.clone(), tasks.stopping());
+            tasks.spawn(async move {
+                let instruments = Arc::clone(engine.instruments());
+                let measured = Arc::clone(&instruments);
+                let now = move || {
+                    measured.set_ready(condition.is_ready());
+                    engine.now()
+                };
+                push.run(instruments, now, stop).await;
+            });
+        }
+        Err(error) => {
+            let error = with_sources(&error);
+            tracing::warn!(error, "Metrics are not exported");
+        }
+    }
 }
 
 async fn open(settings: &Settings) -> Result<Arc<dyn Backend>, ServeError> {

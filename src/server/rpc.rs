@@ -81,7 +81,7 @@ fn note(headers: &HeaderMap, span: &Span) {
 }
 
 /// What a status is called, and whether it is a fault of the server's: a client's mistake is none.
-const fn name(code: Code) -> (&'static str, bool) {
+pub(super) const fn name(code: Code) -> (&'static str, bool) {
     match code {
         Code::Ok => ("OK", false),
         Code::Cancelled => ("CANCELLED", false),
@@ -113,8 +113,13 @@ fn caller(headers: &HeaderMap) -> Option<TraceContext> {
     TraceContext::parse(traceparent, Some(&states.collect::<Vec<_>>().join(",")))
 }
 
-/// The method, unless it is none that is served: what callers make up names no spans.
 fn known(path: &str) -> &str {
+    served(path).unwrap_or("_OTHER")
+}
+
+/// The method that a path names, unless it is none that is served: what callers make up names neither spans nor
+/// series.
+pub(super) fn served(path: &str) -> Option<&'static str> {
     static KNOWN: OnceLock<HashSet<String>> = OnceLock::new();
     let known = KNOWN.get_or_init(|| {
         let own = FileDescriptorSet::decode(pb::FILE_DESCRIPTOR_SET).unwrap_or_default();
@@ -129,7 +134,7 @@ fn known(path: &str) -> &str {
         }
         known
     });
-    if known.contains(path) { path } else { "_OTHER" }
+    known.get(path.trim_start_matches('/')).map(String::as_str)
 }
 
 #[cfg(test)]

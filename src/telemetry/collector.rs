@@ -1,14 +1,18 @@
 //! What the standard variables of OpenTelemetry say of the collector and of this process.
 
 use std::io;
+use std::time::Duration;
 
+use opentelemetry_otlp::tonic_types::metadata::MetadataMap;
 use opentelemetry_otlp::tonic_types::transport::{Certificate, ClientTlsConfig, Identity};
 use opentelemetry_sdk::Resource;
+use tonic::metadata::AsciiMetadataKey;
 
 /// What can be sent to a collector.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Signal {
     Traces,
+    Metrics,
 }
 
 impl Signal {
@@ -16,12 +20,14 @@ impl Signal {
     const fn name(self) -> &'static str {
         match self {
             Self::Traces => "TRACES",
+            Self::Metrics => "METRICS",
         }
     }
 
     const fn exporter(self) -> &'static str {
         match self {
             Self::Traces => "OTEL_TRACES_EXPORTER",
+            Self::Metrics => "OTEL_METRICS_EXPORTER",
         }
     }
 }
@@ -52,6 +58,53 @@ pub(super) fn tls(signal: Signal) -> io::Result<ClientTlsConfig> {
         Some((certificate, key)) => tls.identity(Identity::from_pem(certificate, key)),
         None => tls,
     })
+}
+
+/// Where the collector is that is to have this signal, if one is named: a URL with its scheme.
+pub(super) fn endpoint(signal: Signal) -> Option<String> {
+    let named = of(signal, "ENDPOINT").filter(|_| is_named(signal))?;
+    if named.contains("://") {
+        return Some(named);
+    }
+    let insecure = of(signal, "INSECURE").is_some_and(|it| it.eq_ignore_ascii_case("true"));
+    Some(format!("{}://{named}", if insecure { "http" } else { "https" }))
+}
+
+/// How long it may take to answer: 10 s where nothing else is said.
+pub(super) fn timeout(signal: Signal) -> Duration {
+    millis(of(signal, "TIMEOUT")).unwrap_or(Duration::from_secs(10))
+}
+
+/// How often metrics are sent: every minute where nothing else is said.
+pub(super) fn export_interval() -> Duration {
+    millis(set("OTEL_METRIC_EXPORT_INTERVAL")).unwrap_or(Duration::from_secs(60))
+}
+
+fn millis(text: Option<String>) -> Option<Duration> {
+    let millis = text?.trim().parse().ok().filter(|millis| *millis > 0)?;
+    Some(Duration::from_millis(millis))
+}
+
+/// Whether what is sent is compressed.
+pub(super) fn is_compressed(signal: Signal) -> bool {
+    of(signal, "COMPRESSION").is_some_and(|it| it.eq_ignore_ascii_case("gzip"))
+}
+
+/// What is sent along: `name=value` pairs, separated by commas, values percent-encoded. Malformed ones are left
+/// out, unseen: they may be secrets.
+pub(super) fn headers(signal: Signal) -> MetadataMap {
+    // Those of the signal alone are sent beside those of all.
+    let sets = [set("OTEL_EXPORTER_OTLP_HEADERS"), of(signal, "HEADERS")];
+    let mut headers = MetadataMap::new();
+    for pair in sets.iter().flatten().flat_map(|set| set.split(',')) {
+        let Some((name, value)) = pair.split_once('=') else { continue };
+        let name = AsciiMetadataKey::from_bytes(name.trim().to_ascii_lowercase().as_bytes());
+        let value = percent_encoding::percent_decode_str(value.trim()).decode_utf8_lossy();
+        if let (Ok(name), Ok(value)) = (name, value.parse()) {
+            headers.insert(name, value);
+        }
+    }
+    headers
 }
 
 fn read_file(path: &str) -> io::Result<Vec<u8>> {

@@ -9,6 +9,7 @@ mod ids;
 mod level;
 mod line;
 mod logs;
+mod push;
 mod quiet;
 mod traces;
 
@@ -25,6 +26,7 @@ pub use ids::start_as;
 pub use level::{LevelChange, NotOurs, end_log_filter, set_log_filter};
 pub use line::name_worker;
 pub use logs::{LogFilter, LogFormat, LogSettings};
+pub use push::{MetricPush, PushError};
 pub use traces::{TraceLevel, are_on as traces_are_on, past_span};
 
 /// Spans of single calls: traced, but logged only on request.
