@@ -50,7 +50,7 @@ impl Server {
 
     pub(crate) async fn status(&self) -> GetStatusResponse {
         let mut client = SystemServiceClient::new(self.channel.clone());
-        client.get_status(GetStatusRequest {}).await.expect("a status").into_inner()
+        client.get_status(GetStatusRequest::default()).await.expect("a status").into_inner()
     }
 }
 

@@ -210,7 +210,7 @@ mod tests {
     }
 
     fn request() -> Vec<u8> {
-        frame(&GetStatusRequest {}.encode_to_vec())
+        frame(&GetStatusRequest::default().encode_to_vec())
     }
 
     fn reason(status: &Status) -> String {

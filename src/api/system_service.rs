@@ -17,9 +17,13 @@ pub(super) struct System {
 
 #[tonic::async_trait]
 impl SystemService for System {
-    async fn get_status(&self, _: Request<pb::GetStatusRequest>) -> Answer<pb::GetStatusResponse> {
+    async fn get_status(
+        &self,
+        request: Request<pb::GetStatusRequest>,
+    ) -> Answer<pb::GetStatusResponse> {
+        let history = convert::history(request.get_ref())?;
         let status = self.engine.status().await?;
-        Ok(Response::new(convert::status(&status)))
+        Ok(Response::new(convert::status(&status, &self.engine.minutes(history))))
     }
 
     async fn list_workers(

@@ -99,7 +99,7 @@ pub enum Command {
     /// Let a paused provider start executions again
     Resume(providers::ResumeArgs),
     /// Show how the service is doing
-    Status,
+    Status(status::StatusArgs),
     /// Show the workers that share the store
     Workers,
     /// Change what a running server logs, for a time if wanted
@@ -143,7 +143,7 @@ async fn dispatch(command: Command, context: &Context) -> anyhow::Result<ExitCod
         Command::Providers(args) => providers::show(args, context).await,
         Command::Pause(args) => providers::pause(args, context).await,
         Command::Resume(args) => providers::resume(args, context).await,
-        Command::Status => status::status(context).await,
+        Command::Status(args) => status::status(context, args).await,
         Command::Workers => status::workers(context).await,
         Command::LogLevel(args) => log_level::run(args, context).await,
         Command::Healthcheck(args) => healthcheck::run(args, context).await,

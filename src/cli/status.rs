@@ -7,13 +7,22 @@ use super::output::{fields, table};
 use super::time::{show_duration, show_time};
 use super::{Context, json};
 use crate::pb::{
-    GetStatusRequest, GetStatusResponse, ListWorkersRequest, Scaling, ScalingBottleneck,
-    ServingState, Worker, WorkerStatus,
+    DurationSummary, GetStatusRequest, GetStatusResponse, ListWorkersRequest, MetricsWindow,
+    Scaling, ScalingBottleneck, ServingState, Worker, WorkerStatus,
 };
 
-pub(super) async fn status(context: &Context) -> anyhow::Result<ExitCode> {
+/// `flowgate status`.
+#[derive(Debug, clap::Args)]
+pub struct StatusArgs {
+    /// Tell of each minute of this long, such as 1h; at most 24h are kept
+    #[arg(long, value_name = "DURATION", value_parser = super::time::parse_duration)]
+    history: Option<prost_types::Duration>,
+}
+
+pub(super) async fn status(context: &Context, args: StatusArgs) -> anyhow::Result<ExitCode> {
     let mut client = context.server.system().await?;
-    let status = client.get_status(GetStatusRequest {}).await?.into_inner();
+    let request = GetStatusRequest { history_duration: args.history };
+    let status = client.get_status(request).await?.into_inner();
     context.out.result(|| json::status(&status), || status_fields(&status))?;
     Ok(ExitCode::SUCCESS)
 }
@@ -64,10 +73,74 @@ fn status_fields(status: &GetStatusResponse) -> String {
         ("operations per commit", Some(format!("{:.1}", commits.mean_batch_size))),
         ("mean commit duration", commits.mean_commit_duration.map(|time| time.to_string())),
     ]);
-    format!(
+    let mut text = format!(
         "{general}\n\nexecutions\n{executions}\n\nscaling\n{scaling}\n\n\
          this replica since its start\n{since_start}"
-    )
+    );
+    if let Some(window) = &status.last_minute {
+        text += &format!("\n\nthis replica in the last minute\n{}", window_fields(window));
+    }
+    if !status.history.is_empty() {
+        text += &format!("\n\nthis replica by the minute\n{}", history_table(&status.history));
+    }
+    text
+}
+
+fn window_fields(window: &MetricsWindow) -> String {
+    let running = window.execution_time.clone().unwrap_or_default();
+    let waiting = window.wait_time.clone().unwrap_or_default();
+    let all = |of: &DurationSummary| {
+        let times = [&of.mean, &of.p50, &of.p95, &of.p99].map(Option::as_ref);
+        let [mean, p50, p95, p99] = times.map(|time| time.map(show_duration));
+        Some(format!("{} (half {}, 95 % {}, 99 % {})", mean?, p50?, p95?, p99?))
+    };
+    fields([
+        ("submitted", Some(window.submitted.to_string())),
+        ("ended", Some(format!("{} ({:.1} a second)", window.ended, window.throughput))),
+        ("failed", Some(format!("{} ({})", window.failed, percent(window.error_rate)))),
+        ("execution time", all(&running)),
+        ("wait time", all(&waiting)),
+        (
+            "queue",
+            Some(format!("{:.1}, at most {}", window.mean_queue_depth, window.max_queue_depth)),
+        ),
+        ("slots in use", Some(percent(window.utilisation))),
+    ])
+}
+
+fn history_table(history: &[MetricsWindow]) -> String {
+    let headings = [
+        "UNTIL",
+        "SUBMITTED",
+        "SUCCEEDED",
+        "FAILED",
+        "CANCELLED",
+        "PER SECOND",
+        "MEAN TIME",
+        "P99",
+        "MEAN WAIT",
+        "QUEUE",
+        "SLOTS IN USE",
+    ];
+    let rows = history.iter().map(|window| {
+        let running = window.execution_time.as_ref();
+        let time =
+            |time: Option<&prost_types::Duration>| time.map(show_duration).unwrap_or_default();
+        [
+            window.end_time.as_ref().map(show_time).unwrap_or_default(),
+            window.submitted.to_string(),
+            window.succeeded.to_string(),
+            window.failed.to_string(),
+            window.cancelled.to_string(),
+            format!("{:.1}", window.throughput),
+            time(running.and_then(|it| it.mean.as_ref())),
+            time(running.and_then(|it| it.p99.as_ref())),
+            time(window.wait_time.as_ref().and_then(|it| it.mean.as_ref())),
+            format!("{:.1}", window.mean_queue_depth),
+            percent(window.utilisation),
+        ]
+    });
+    table(headings, rows)
 }
 
 fn scaling_fields(scaling: &Scaling) -> String {

@@ -1,13 +1,18 @@
 //! What the whole service is doing, as this worker sees it.
 
+use std::time::Duration;
+
 use super::figures::figures;
 use super::{Engine, Status};
+use crate::domain::Timestamp;
+use crate::metrics::{KEPT, Window};
 use crate::store::Result;
 
 impl Engine {
     /// What the whole service is doing.
     pub async fn status(&self) -> Result<Status> {
         let inner = &*self.0;
+        let instruments = inner.instruments();
         let scaling = self.scaling().await?;
         Ok(Status {
             worker: inner.worker,
@@ -20,6 +25,18 @@ impl Engine {
             figures: figures(inner.instruments(), inner.active.len()),
             slots: self.pool().slots(),
             scaling,
+            last_minute: instruments.last_minute(),
         })
+    }
+
+    /// What this worker did in each of the minutes that ended within the last `of`, oldest first; of the last 24
+    /// hours at most.
+    pub fn minutes(&self, of: Duration) -> Vec<Window> {
+        if of.is_zero() {
+            return Vec::new();
+        }
+        let micros = i64::try_from(of.min(KEPT).as_micros()).unwrap_or(i64::MAX);
+        let since = self.now().as_micros().saturating_sub(micros);
+        self.0.instruments().minutes(Timestamp::from_micros(since))
     }
 }

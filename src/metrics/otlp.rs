@@ -127,14 +127,14 @@ fn histogram(metric: model::Metric, span: Span) -> Option<HistogramDataPoint> {
         sum: Some(of.sample_sum),
         explicit_bounds,
         bucket_counts,
-        exemplars: of.bucket.into_iter().filter_map(|it| it.exemplar).map(example).collect(),
+        exemplars: of.bucket.iter().filter_map(|it| it.exemplar.as_ref()).map(example).collect(),
         ..Default::default()
     })
 }
 
-fn example(of: model::Exemplar) -> Exemplar {
+fn example(of: &model::Exemplar) -> Exemplar {
     let trace_id = of.label.iter().find(|label| label.name == "trace_id");
-    let at = of.timestamp.and_then(|at| {
+    let at = of.timestamp.as_ref().and_then(|at| {
         let since = Duration::new(u64::try_from(at.seconds).ok()?, u32::try_from(at.nanos).ok()?);
         u64::try_from(since.as_nanos()).ok()
     });

@@ -59,7 +59,7 @@ impl Collector {
             encoder,
             "process_cpu",
             "Processor time used, of user and system",
-            Some(Unit::Seconds),
+            Some(&Unit::Seconds),
             &ConstCounter::new(used.as_secs_f64()),
         )?;
         let gauges = [
@@ -87,7 +87,7 @@ impl Collector {
         ];
         for (name, help, unit, value) in gauges {
             if let Some(value) = value {
-                show(encoder, name, help, unit, &ConstGauge::new(super::to_i64(value)))?;
+                show(encoder, name, help, unit.as_ref(), &ConstGauge::new(super::to_i64(value)))?;
             }
         }
         Ok(())
@@ -114,7 +114,7 @@ impl Collector {
             "Tasks that wait for a thread of the runtime, as far as no thread has taken them";
         show(encoder, "flowgate_runtime_queued_tasks", help, None, &queued)?;
         let help = "Time that the threads of the runtime were busy, all together";
-        show(encoder, "flowgate_runtime_busy", help, Some(Unit::Seconds), &busy)
+        show(encoder, "flowgate_runtime_busy", help, Some(&Unit::Seconds), &busy)
     }
 }
 
@@ -129,10 +129,10 @@ fn show(
     encoder: &mut DescriptorEncoder<'_>,
     name: &str,
     help: &str,
-    unit: Option<Unit>,
+    unit: Option<&Unit>,
     metric: &impl EncodeMetric,
 ) -> fmt::Result {
-    let encoder = encoder.encode_descriptor(name, help, unit.as_ref(), metric.metric_type())?;
+    let encoder = encoder.encode_descriptor(name, help, unit, metric.metric_type())?;
     metric.encode(encoder)
 }
 

@@ -60,7 +60,6 @@ pub(super) struct BuildLabels {
 }
 
 impl Service {
-    #[expect(clippy::too_many_lines, reason = "a list")]
     pub(super) fn register(all: &mut Catalogue) -> Self {
         Self {
             stale_writes: all.counter(

@@ -20,6 +20,7 @@ mod submit;
 mod system;
 mod trace;
 mod watch;
+mod window;
 
 pub(super) use check::{Check, Violations, join};
 pub(super) use enums::{payload, state};
@@ -33,7 +34,7 @@ pub(super) use provider::{effect, pause, provider, provider_name, resume, watch}
 pub(super) use scalar::{required, to_i64, to_timestamp};
 pub(super) use set_limits::{set_limits, too_many_models};
 pub(super) use submit::{draft, drafts, retry};
-pub(super) use system::{status, worker};
+pub(super) use system::{history, status, worker};
 pub(super) use trace::{tell_trace, trace_context};
 pub(super) use watch::{to_many, to_one, watch_many, watch_one};
 

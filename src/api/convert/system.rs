@@ -2,15 +2,25 @@
 
 use std::time::Duration;
 
-use super::scalar::{to_duration, to_i32, to_i64, to_timestamp};
+use super::check::{Check, Violations};
+use super::scalar::{duration, to_duration, to_i32, to_i64, to_timestamp};
+use super::window::window;
 use crate::engine::{
     Bottleneck, Figures, Scaling, ServedProvider, Status, Vitals, WorkerConfiguration, WorkerView,
 };
+use crate::metrics::Window;
 use crate::pb;
 use crate::store::{CommitStats, WorkerStatus};
 
+/// Checks how far back the history is to go.
+pub(crate) fn history(given: &pb::GetStatusRequest) -> Result<Duration, Violations> {
+    let mut check = Check::default();
+    let asked = check.optional("history_duration", given.history_duration, duration);
+    check.finish(Some(asked.unwrap_or_default()))
+}
+
 /// The status of the whole service.
-pub(crate) fn status(status: &Status) -> pb::GetStatusResponse {
+pub(crate) fn status(status: &Status, history: &[Window]) -> pb::GetStatusResponse {
     let totals = &status.totals;
     let serving_state =
         if status.serving { pb::ServingState::Serving } else { pb::ServingState::Draining };
@@ -36,6 +46,8 @@ pub(crate) fn status(status: &Status) -> pb::GetStatusResponse {
         active_count: to_i32(status.figures.active),
         load: load(status.figures.active, status.slots),
         scaling: Some(scaling(&status.scaling)),
+        last_minute: status.last_minute.as_ref().map(window),
+        history: history.iter().map(window).collect(),
     }
 }
 

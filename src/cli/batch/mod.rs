@@ -262,7 +262,7 @@ async fn head(channel: Channel, retry_for: Duration) -> anyhow::Result<Cursor> {
     let mut client = SystemServiceClient::new(channel);
     let mut patience = Patience::new("does not answer", retry_for);
     loop {
-        match client.get_status(GetStatusRequest {}).await {
+        match client.get_status(GetStatusRequest::default()).await {
             Ok(reply) => {
                 let store = reply.into_inner().store.context("the reply tells of no store")?;
                 return Ok(Cursor { revision: store.revision, store_epoch: store.epoch });

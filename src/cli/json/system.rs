@@ -23,6 +23,8 @@ pub(in crate::cli) fn status(status: &pb::GetStatusResponse) -> Value {
         active_count,
         load,
         scaling,
+        last_minute,
+        history,
     } = status;
     Object::default()
         .text("version", version)
@@ -40,6 +42,64 @@ pub(in crate::cli) fn status(status: &pb::GetStatusResponse) -> Value {
         .int32("activeCount", *active_count)
         .double("load", *load)
         .set("scaling", scaling.as_ref().map(scaling_json))
+        .set("lastMinute", last_minute.as_ref().map(window_json))
+        .list("history", history.iter().map(window_json))
+        .done()
+}
+
+fn window_json(window: &pb::MetricsWindow) -> Value {
+    let pb::MetricsWindow {
+        start_time,
+        end_time,
+        submitted,
+        started,
+        ended,
+        succeeded,
+        failed,
+        cancelled,
+        throughput,
+        error_rate,
+        execution_time,
+        wait_time,
+        mean_queue_depth,
+        max_queue_depth,
+        mean_active,
+        mean_slots,
+        utilisation,
+    } = window;
+    Object::default()
+        .time("startTime", start_time.as_ref())
+        .time("endTime", end_time.as_ref())
+        .int64("submitted", *submitted)
+        .int64("started", *started)
+        .int64("ended", *ended)
+        .int64("succeeded", *succeeded)
+        .int64("failed", *failed)
+        .int64("cancelled", *cancelled)
+        .double("throughput", *throughput)
+        .double("errorRate", *error_rate)
+        .set("executionTime", execution_time.as_ref().map(summary_json))
+        .set("waitTime", wait_time.as_ref().map(summary_json))
+        .double("meanQueueDepth", *mean_queue_depth)
+        .int64("maxQueueDepth", *max_queue_depth)
+        .double("meanActive", *mean_active)
+        .double("meanSlots", *mean_slots)
+        .double("utilisation", *utilisation)
+        .done()
+}
+
+fn summary_json(summary: &pb::DurationSummary) -> Value {
+    let pb::DurationSummary { count, mean, p50, p95, p99, buckets } = summary;
+    let bucket = |pb::DurationBucket { upper_bound, count }: &pb::DurationBucket| {
+        Object::default().duration("upperBound", upper_bound.as_ref()).int64("count", *count).done()
+    };
+    Object::default()
+        .int64("count", *count)
+        .duration("mean", mean.as_ref())
+        .duration("p50", p50.as_ref())
+        .duration("p95", p95.as_ref())
+        .duration("p99", p99.as_ref())
+        .list("buckets", buckets.iter().map(bucket))
         .done()
 }
 

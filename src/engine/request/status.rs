@@ -2,6 +2,7 @@
 
 use super::Scaling;
 use crate::domain::{Timestamp, WorkerId};
+use crate::metrics::Window;
 use crate::store::{CommitStats, Head, Totals};
 
 /// What the whole service is doing.
@@ -27,6 +28,8 @@ pub struct Status {
     pub slots: u32,
     /// Whether more replicas would help.
     pub scaling: Scaling,
+    /// The last sixty seconds, if anything is known of them.
+    pub last_minute: Option<Window>,
 }
 
 /// What one worker counted since it booted.

@@ -252,7 +252,7 @@ impl TestServer {
 
     /// The status of the service.
     pub(crate) async fn status(&self) -> GetStatusResponse {
-        self.system().get_status(GetStatusRequest {}).await.expect("read").into_inner()
+        self.system().get_status(GetStatusRequest::default()).await.expect("read").into_inner()
     }
 
     /// Every message about an execution, output included, from its first change to the end.

@@ -73,7 +73,9 @@ async fn freeze(fleet: &Fleet, rng: &mut StdRng) {
 async fn wait_for_work(fleet: &Fleet, server: &TestServer) -> Option<(Uuid, u64)> {
     let until = Instant::now() + Duration::from_secs(5);
     while Instant::now() < until {
-        if let Ok(reply) = server.system().get_status(flowgate::pb::GetStatusRequest {}).await {
+        if let Ok(reply) =
+            server.system().get_status(flowgate::pb::GetStatusRequest::default()).await
+        {
             let worker = reply.into_inner().worker_id.parse().expect("it is a UUID");
             if let Some(stale) = stale_writes(server).await
                 && held_by(fleet, worker).await > 0
@@ -87,7 +89,7 @@ async fn wait_for_work(fleet: &Fleet, server: &TestServer) -> Option<(Uuid, u64)
 }
 
 async fn stale_writes(server: &TestServer) -> Option<u64> {
-    let reply = server.system().get_status(flowgate::pb::GetStatusRequest {}).await.ok()?;
+    let reply = server.system().get_status(flowgate::pb::GetStatusRequest::default()).await.ok()?;
     u64::try_from(reply.into_inner().metrics?.stale_writes_rejected).ok()
 }
 
