@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior};
 
-use crate::engine::Engine;
+use crate::engine::{DispatcherState, Engine};
 use crate::shutdown::Phase;
 use crate::store::{Store, StoreError, with_sources};
 
@@ -26,7 +26,9 @@ const STORE_WAIT: Duration = Duration::from_millis(800);
 const MISSES: u32 = 2;
 /// How long the dispatcher may be silent. With the longest that it looks at the store by itself, 2 s by default,
 /// this is within the 5 s.
-const SILENCE: Duration = Duration::from_millis(2_500);
+const SILENCE: Duration = Duration::from_secs(2);
+/// How long it may be silent while it waits its turn at a store that gets much done: that is load, and no trouble.
+const LOADED_SILENCE: Duration = Duration::from_secs(30);
 /// How often the clockwork of the process beats, and how long it may stand still.
 const BEAT: Duration = Duration::from_secs(1);
 const STUCK: Duration = Duration::from_secs(30);
@@ -133,7 +135,7 @@ impl Condition {
                 if matches!(self.phase(), Phase::Draining(_)) {
                     return;
                 }
-                let wrong = dispatcher_trouble(engine.dispatcher_silence());
+                let wrong = dispatcher_trouble(engine.dispatcher(), store.stall());
                 self.readiness.send_if_modified(|found| {
                     let changed = found.dispatcher != wrong;
                     found.dispatcher.clone_from(&wrong);
@@ -219,9 +221,12 @@ fn missed(error: &StoreError) -> Answer {
     Answer::Missed("is unavailable".to_owned())
 }
 
-fn dispatcher_trouble(silence: Duration) -> Option<String> {
+fn dispatcher_trouble(dispatcher: DispatcherState, stall: Option<Duration>) -> Option<String> {
+    let DispatcherState { silence, waits_for_store } = dispatcher;
+    let is_load = waits_for_store && stall.is_some_and(|stall| stall <= SILENCE);
+    let patience = if is_load { LOADED_SILENCE } else { SILENCE };
     // The same words as long as it lasts: they are told when they change.
-    (silence > SILENCE).then(|| "is stuck, or cannot use the store".to_owned())
+    (silence > patience).then(|| "is stuck, or cannot use the store".to_owned())
 }
 
 /// Logs once when the server stops being ready, and once when it is again.
@@ -280,13 +285,24 @@ mod tests {
         let mut found = Readiness::default();
         assert!(found.is_ready() && found.to_string().is_empty());
         found.store = Some("does not answer".to_owned());
-        found.dispatcher = dispatcher_trouble(SILENCE * 2);
+        found.dispatcher = Some("is stuck".to_owned());
         assert!(!found.is_ready());
-        assert_eq!(
-            found.to_string(),
-            "store: does not answer, dispatcher: is stuck, or cannot use the store"
-        );
-        assert_eq!(dispatcher_trouble(Duration::from_secs(1)), None);
+        assert_eq!(found.to_string(), "store: does not answer, dispatcher: is stuck");
+    }
+
+    #[test]
+    fn a_dispatcher_that_waits_its_turn_at_a_busy_store_is_not_stuck() {
+        let stuck = |silence: u64, waits_for_store, stall: Option<u64>| {
+            let silence = Duration::from_secs(silence);
+            let dispatcher = DispatcherState { silence, waits_for_store };
+            dispatcher_trouble(dispatcher, stall.map(Duration::from_secs)).is_some()
+        };
+        assert!(!stuck(1, false, None) && !stuck(1, true, Some(9)));
+        assert!(stuck(3, false, None), "nobody runs it");
+        assert!(stuck(3, true, Some(3)), "the store hangs");
+        assert!(stuck(3, true, None), "it waits for something else");
+        assert!(!stuck(9, true, Some(1)), "it waits behind others");
+        assert!(stuck(31, true, Some(1)), "too long for anybody");
     }
 
     #[test]

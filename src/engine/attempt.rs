@@ -196,14 +196,8 @@ impl Engine {
         };
         let deadline = attempt.deadline.subscribe();
         // The provider's end of the output is dropped with its call, which ends the pump.
-        let (outcome, ()) = tokio::join!(
-            async {
-                let outcome = work.await;
-                call_span.ended(&outcome);
-                outcome
-            },
-            self.pump_output(claimed, chunks, deadline)
-        );
+        let (outcome, ()) = tokio::join!(work, self.pump_output(claimed, chunks, deadline));
+        call_span.ended(&outcome, stop.reason());
         outcome
     }
 

@@ -1,4 +1,4 @@
-//! Whether the dispatcher turns: it notes every turn that went well, and every second while it waits.
+//! Whether the dispatcher turns: it notes every turn that went well, and twice a second while it waits.
 //!
 //! What must stay true: a turn that hangs, and turns that fail, are silence; so is a loop that nobody
 //! runs. One that has nothing to do is not.
@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::Engine;
 
 /// How often it is noted while the dispatcher waits.
-const BEAT: Duration = Duration::from_secs(1);
+const BEAT: Duration = Duration::from_millis(500);
 
 /// When the dispatcher was last known to turn.
 #[derive(Debug)]
@@ -21,18 +21,40 @@ pub(super) struct Beats {
     last: AtomicU64,
     /// Since a turn failed, none has looked at everything.
     failing: AtomicBool,
+    /// A turn is under way.
+    turning: AtomicBool,
+}
+
+/// How the dispatcher fares.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DispatcherState {
+    /// How long ago it was last known to turn: about half a second at most if all is well.
+    pub silence: Duration,
+    /// Whether it waits for the store, and the turn before did not fail.
+    pub waits_for_store: bool,
 }
 
 impl Default for Beats {
     fn default() -> Self {
-        Self { born: Instant::now(), last: AtomicU64::new(0), failing: AtomicBool::new(false) }
+        Self {
+            born: Instant::now(),
+            last: AtomicU64::new(0),
+            failing: AtomicBool::new(false),
+            turning: AtomicBool::new(false),
+        }
     }
 }
 
 impl Beats {
+    /// A turn begins.
+    pub(super) fn turns(&self) {
+        self.turning.store(true, Ordering::Relaxed);
+    }
+
     /// A turn went well. Only one that looked at everything says that the store can be used again: others
     /// may not have asked it anything.
     pub(super) fn turned(&self, looked: bool) {
+        self.turning.store(false, Ordering::Relaxed);
         if looked {
             self.failing.store(false, Ordering::Relaxed);
         }
@@ -41,6 +63,7 @@ impl Beats {
 
     /// A turn failed.
     pub(super) fn failed(&self) {
+        self.turning.store(false, Ordering::Relaxed);
         self.failing.store(true, Ordering::Relaxed);
     }
 
@@ -66,9 +89,14 @@ impl Beats {
 }
 
 impl Engine {
-    /// How long ago the dispatcher was last known to turn: about a second at most if all is well.
-    pub fn dispatcher_silence(&self) -> Duration {
-        self.0.beats.silence(Instant::now())
+    /// How the dispatcher fares.
+    pub fn dispatcher(&self) -> DispatcherState {
+        let beats = &self.0.beats;
+        let (turning, failing) = (&beats.turning, &beats.failing);
+        DispatcherState {
+            silence: beats.silence(Instant::now()),
+            waits_for_store: turning.load(Ordering::Relaxed) && !failing.load(Ordering::Relaxed),
+        }
     }
 }
 

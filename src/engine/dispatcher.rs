@@ -65,6 +65,7 @@ impl Engine {
         let mut pace = Pace::from(Instant::now(), self.0.instruments().tally());
         while !claiming.is_cancelled() {
             let looks = Instant::now() >= agenda.poll;
+            beats.turns();
             if let Err(error) = self.work_off(&mut agenda, &mut pace).await {
                 tracing::warn!(
                     error = %error, source = std::error::Error::source(&error).map(ToString::to_string),

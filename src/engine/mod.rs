@@ -64,6 +64,7 @@ use pulse::Pulse;
 use register::Register;
 use resources::Resources;
 
+pub use beats::DispatcherState;
 pub use machine::{Machine, ThisMachine};
 pub use pool::PoolSettings;
 pub use request::{

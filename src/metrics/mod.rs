@@ -215,6 +215,17 @@ impl Instruments {
         self.service.watch_resyncs.get()
     }
 
+    /// Makes the series of a lane that transactions take, from 0: of a failure that is the first its
+    /// counter shows, nobody would see that it rose.
+    pub fn open_lane(&self, lane: &'static str) {
+        let lane = LaneLabel { lane };
+        let _ = self.service.store_errors.get_or_create(&lane);
+        if self.full {
+            let _ = self.service.commits.get_or_create(&lane);
+            let _ = self.service.batches.get_or_create(&lane);
+        }
+    }
+
     /// A transaction was committed.
     pub fn committed(&self, lane: &'static str, operations: usize, took: Duration) {
         let count = u64::try_from(operations).unwrap_or(u64::MAX);

@@ -109,11 +109,12 @@ impl Health {
 
     pub(super) async fn set(&self, ready: bool) {
         let status = if ready { ServingStatus::Serving } else { ServingStatus::NotServing };
+        // The server as a whole last: whoever watches that finds the services as it says.
         for service in [
-            "",
             pb::execution_service_server::SERVICE_NAME,
             pb::provider_service_server::SERVICE_NAME,
             pb::system_service_server::SERVICE_NAME,
+            "",
         ] {
             self.reporter.set_service_status(service, status).await;
         }

@@ -16,6 +16,7 @@ mod ops;
 mod postgres;
 mod span;
 mod sqlite;
+mod stall;
 mod tally;
 mod transfer;
 mod url;
@@ -307,6 +308,12 @@ impl Store {
     /// reads the log.
     pub fn commits(&self) -> broadcast::Receiver<Arc<Commit>> {
         self.writer.commits()
+    }
+
+    /// How long the writer that has been at work longest without a commit has got nothing done; `None` if there is
+    /// nothing to write. Of one that has much to do, it is as long as its transactions are.
+    pub fn stall(&self) -> Option<Duration> {
+        self.writer.stall()
     }
 
     /// How the writer fares.

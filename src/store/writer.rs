@@ -25,6 +25,7 @@ use super::batch::{Batch, Needs};
 use super::error::Remedy;
 use super::feed::{Commit, Feed};
 use super::ops::{Operation, Phase};
+use super::stall::Stalls;
 use super::{Appended, Backend, BackendError, Lane, Result, StoreError, span, tally, with_sources};
 use crate::domain::{Clock, Timestamp};
 use crate::metrics::Instruments;
@@ -66,6 +67,7 @@ struct Common {
     feed: Arc<Feed>,
     closing: CancellationToken,
     instruments: Arc<Instruments>,
+    stalls: Stalls,
 }
 
 impl Writer {
@@ -83,6 +85,7 @@ impl Writer {
             ahead: AtomicI64::new(0),
             closing: CancellationToken::new(),
             instruments,
+            stalls: Stalls::default(),
             backend,
         });
         let (leases, urgent) = mpsc::channel(QUEUE);
@@ -159,6 +162,11 @@ impl Writer {
 
     pub(super) fn instruments(&self) -> &Arc<Instruments> {
         &self.common.instruments
+    }
+
+    /// How long the longest stall lasts.
+    pub(super) fn stall(&self) -> Option<Duration> {
+        self.common.stalls.longest(Instant::now())
     }
 }
 
@@ -252,7 +260,9 @@ impl WriterTask {
     }
 
     async fn run(mut self) {
+        self.common.instruments.open_lane(self.label());
         while let Some(first) = self.next().await {
+            self.common.stalls.moves(self.lane, Instant::now());
             let mut jobs = self.collect(first);
             // Stable: operations of one phase keep the order they came in.
             jobs.sort_by_key(|job| job.phase());
@@ -273,6 +283,7 @@ impl WriterTask {
                     jobs.into_iter().for_each(|job| job.answer(Err(error.clone())));
                 }
             }
+            self.common.stalls.rests(self.lane);
         }
     }
 
@@ -378,6 +389,7 @@ impl WriterTask {
         }
         let (appended, notices) = batch.finish().await?;
         transaction.commit().await?;
+        common.stalls.moves(*lane, Instant::now());
         common.instruments.committed(self.label(), jobs.len(), started.elapsed());
         tally::count(&common.instruments, &notices);
         common.feed.committed(notices);

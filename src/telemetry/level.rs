@@ -184,4 +184,31 @@ mod tests {
         dial.set(Some(of("trace")));
         assert_eq!(dial.set(None).filter, of("info"), "without one it is that configured");
     }
+
+    /// Notes of each event the span that it is in.
+    #[derive(Clone, Default)]
+    struct Noting(std::sync::Arc<Mutex<Vec<Option<&'static str>>>>);
+
+    impl<S: Subscriber + for<'a> LookupSpan<'a>> tracing_subscriber::Layer<S> for Noting {
+        fn on_event(&self, event: &tracing::Event<'_>, context: Context<'_, S>) {
+            let span = context.event_span(event).map(|span| span.name());
+            self.0.lock().expect("nothing panics with it").push(span);
+        }
+    }
+
+    #[test]
+    fn a_span_is_seen_where_only_warnings_are_logged() {
+        use tracing_subscriber::Layer as _;
+        use tracing_subscriber::layer::SubscriberExt as _;
+
+        let noting = Noting::default();
+        let (filter, _dial) = filter(&of("warn"));
+        let logs = noting.clone().with_filter(filter);
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(logs), || {
+            let _entered = tracing::info_span!("attempt").entered();
+            tracing::info!("not logged");
+            tracing::warn!("logged");
+        });
+        assert_eq!(*noting.0.lock().expect("nothing panics with it"), [Some("attempt")]);
+    }
 }

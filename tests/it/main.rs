@@ -20,6 +20,7 @@ mod health;
 mod large;
 mod limits;
 mod logs;
+mod metrics;
 mod migrate;
 mod modules;
 mod outages;

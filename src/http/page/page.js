@@ -49,7 +49,7 @@ function span(ms) {
   return two(Math.floor(minutes / 60), 24, "d", "h");
 }
 
-const short = (ms) => (ms < 1000 ? `${Math.round(ms)} ms` : ms < 60_000 ? `${number(ms / 1000)} s` : span(ms));
+const short = (ms) => (ms === null ? "–" : ms < 1000 ? `${Math.round(ms)} ms` : ms < 60_000 ? `${number(ms / 1000)} s` : span(ms));
 
 // --- the document ------------------------------------------------------------------------------
 

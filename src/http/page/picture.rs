@@ -39,9 +39,9 @@ struct Picture {
     /// Of the last minute, at the replica that answers.
     succeeded_per_minute: f64,
     failed_per_minute: f64,
-    /// Since that replica started.
-    mean_run_ms: f64,
-    mean_wait_ms: f64,
+    /// Of what ended, and of what began, within that minute; nothing if nothing did.
+    mean_run_ms: Option<u64>,
+    mean_wait_ms: Option<u64>,
     /// Attempts and slots of all replicas that live.
     active: u64,
     slots: u64,
@@ -105,6 +105,7 @@ impl Picture {
         now: Timestamp,
     ) -> Self {
         let totals = &status.totals;
+        let lately = status.last_minute.as_ref();
         let live = || workers.iter().filter(|worker| worker.is_live());
         let mut known: Vec<_> =
             workers.iter().filter(|it| it.row.status != WorkerStatus::Stopped).collect();
@@ -126,8 +127,8 @@ impl Picture {
             },
             succeeded_per_minute: providers.iter().map(|it| it.succeeded_per_minute).sum(),
             failed_per_minute: providers.iter().map(|it| it.failed_per_minute).sum(),
-            mean_run_ms: status.figures.mean_execution_ms,
-            mean_wait_ms: status.figures.mean_wait_ms,
+            mean_run_ms: lately.and_then(|it| it.counts.runs.mean()).map(millis),
+            mean_wait_ms: lately.and_then(|it| it.counts.waits.mean()).map(millis),
             active: live().map(|it| it.report.figures.active).sum(),
             slots: live().map(|it| u64::from(it.report.slots)).sum(),
             scaling: status.scaling.message.clone(),

@@ -1,5 +1,5 @@
-//! An OpenTelemetry collector in the test's own process: takes traces by OTLP over gRPC and hands
-//! them out as plain values.
+//! An OpenTelemetry collector in the test's own process: takes traces and metrics by OTLP over gRPC and
+//! hands them out, traces as plain values.
 //!
 //! ```ignore
 //! let collector = Collector::start().await;
@@ -14,6 +14,12 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use opentelemetry_proto::tonic::collector::metrics::v1::metrics_service_server::{
+    MetricsService, MetricsServiceServer,
+};
+use opentelemetry_proto::tonic::collector::metrics::v1::{
+    ExportMetricsServiceRequest, ExportMetricsServiceResponse,
+};
 use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{
     TraceService, TraceServiceServer,
 };
@@ -28,6 +34,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::codec::CompressionEncoding;
+use tonic::metadata::MetadataMap;
 use tonic::transport::{Server, ServerTlsConfig};
 use tonic::{Request, Response, Status};
 
@@ -95,6 +102,7 @@ pub(crate) struct Collector {
 #[derive(Clone, Default)]
 struct Taken {
     spans: Arc<Mutex<Vec<Span>>>,
+    metrics: Arc<Mutex<Vec<(MetadataMap, ExportMetricsServiceRequest)>>>,
     more: Arc<Notify>,
 }
 
@@ -108,6 +116,9 @@ impl Collector {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
         let addr = listener.local_addr().expect("it listens");
         let taken = Taken::default();
+        let metrics = MetricsServiceServer::new(taken.clone())
+            .accept_compressed(CompressionEncoding::Gzip)
+            .max_decoding_message_size(64 * 1024 * 1024);
         let service = TraceServiceServer::new(taken.clone())
             .accept_compressed(CompressionEncoding::Gzip)
             .max_decoding_message_size(64 * 1024 * 1024);
@@ -117,7 +128,7 @@ impl Collector {
             Some(tls) => server.tls_config(tls).expect("the certificate is sound"),
             None => server,
         };
-        let server = server.add_service(service);
+        let server = server.add_service(service).add_service(metrics);
         let serves = tokio::spawn(async move {
             // It ends with the test.
             let _ = server.serve_with_incoming(TcpListenerStream::new(listener)).await;
@@ -136,6 +147,32 @@ impl Collector {
             .env("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", &self.url())
             .env("OTEL_BSP_SCHEDULE_DELAY", "20")
             .env("NO_PROXY", "localhost,127.0.0.1")
+    }
+
+    /// A server that sends its metrics here, often.
+    pub(crate) fn of_metrics(&self, config: Config) -> Config {
+        config
+            .env("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", &self.url())
+            .env("OTEL_METRIC_EXPORT_INTERVAL", "100")
+            .env("NO_PROXY", "localhost,127.0.0.1")
+    }
+
+    /// What is found in one of the exports of metrics, with what was sent along, as soon as it is.
+    pub(crate) async fn metrics<T>(
+        &self,
+        find: impl Fn(&MetadataMap, &ExportMetricsServiceRequest) -> Option<T>,
+    ) -> Option<T> {
+        let found = async {
+            loop {
+                let more = self.taken.more.notified();
+                let came = std::mem::take(&mut *self.taken.metrics.lock().expect("sound"));
+                if let Some(found) = came.iter().find_map(|(head, request)| find(head, request)) {
+                    return found;
+                }
+                more.await;
+            }
+        };
+        tokio::time::timeout(DEADLINE, found).await.ok()
     }
 
     /// Everything that came in so far.
@@ -192,6 +229,19 @@ impl TraceService for Taken {
         // One that is just about to wait finds it too: it looks before it does.
         self.more.notify_waiters();
         Ok(Response::new(ExportTraceServiceResponse::default()))
+    }
+}
+
+#[tonic::async_trait]
+impl MetricsService for Taken {
+    async fn export(
+        &self,
+        request: Request<ExportMetricsServiceRequest>,
+    ) -> Result<Response<ExportMetricsServiceResponse>, Status> {
+        let (head, _, metrics) = request.into_parts();
+        self.metrics.lock().expect("sound").push((head, metrics));
+        self.more.notify_waiters();
+        Ok(Response::new(ExportMetricsServiceResponse::default()))
     }
 }
 

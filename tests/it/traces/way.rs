@@ -1,14 +1,14 @@
 //! The way of one execution, on either store.
 
 use flowgate::pb::{
-    BatchSubmitExecutionsRequest, GetExecutionRequest, RetryExecutionRequest,
-    SubmitExecutionRequest, WatchExecutionRequest,
+    BatchSubmitExecutionsRequest, CancelExecutionRequest, GetExecutionRequest,
+    RetryExecutionRequest, RetryPolicy, SubmitExecutionRequest, WatchExecutionRequest,
 };
 use serde_json::json;
 
 use super::{CALLER, TRACE, attempt, child, submit_traced, traced, traceparent};
 use crate::support::collector::{Collector, Span};
-use crate::support::{Config, Db, TestServer, on_both, submit};
+use crate::support::{Config, Db, TestServer, eventually, on_both, submit};
 
 on_both! {
     #[tokio::test(flavor = "multi_thread")]
@@ -95,6 +95,57 @@ async fn an_attempt_links_to_the_one_before_it_also_after_a_restart(db: Db) {
     let again = collector.span("queue wait", waits(2)).await;
     assert_eq!(again.parent, second.parent);
     assert!(again.start >= failed.end.saturating_sub(1_000_000), "from when it was put back");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_attempt_links_to_one_that_a_kill_kept_from_being_told() {
+    let collector = Collector::start().await;
+    let config = collector.of(Config::new().simulated("sim", 1));
+    // What was running when the server is killed is sent by nobody.
+    let mut server = TestServer::start(config.env("OTEL_BSP_SCHEDULE_DELAY", "3600000")).await;
+    let id = server.submit(submit("sim", json!({ "duration_ms": 1_000 }))).await.id;
+    eventually("it runs", async || server.get(&id).await.start_time).await;
+    server.kill9();
+    server.restart().await;
+    server.ended(&id).await;
+    server.sigterm();
+    server.wait_exit(std::time::Duration::from_secs(30)).await;
+    let resumed = attempt(&collector, &id, 2).await;
+    let told = collector.spans();
+    assert!(!told.iter().any(|span| span.is("attempt", 1)), "{told:#?}");
+    let link = resumed.link("attempt before").expect("it links to the first");
+    assert!(link.trace == resumed.trace && link.id != resumed.id && !link.id.is_empty());
+    assert!(server.stderr_log().contains("Resuming interrupted execution"));
+    assert_eq!(resumed.events, 0, "what is logged within a span goes with the logs");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn to_be_cancelled_is_no_error_and_to_take_too_long_is_one() {
+    let collector = Collector::start().await;
+    let server = TestServer::start(collector.of(Config::new().simulated("sim", 1))).await;
+    let endless = submit("sim", json!({ "duration_ms": 600_000 }));
+    let cancelled = server.submit(endless.clone()).await.id;
+    eventually("it runs", async || server.get(&cancelled).await.start_time).await;
+    let request = CancelExecutionRequest { id: cancelled.clone(), ..Default::default() };
+    server.execution().cancel_execution(request).await.unwrap();
+    let timed_out = server
+        .submit(SubmitExecutionRequest {
+            run_timeout: Some(prost_types::Duration { seconds: 0, nanos: 50_000_000 }),
+            retry_policy: Some(RetryPolicy { max_attempts: Some(1), ..Default::default() }),
+            ..endless
+        })
+        .await
+        .id;
+    for (id, outcome, error) in
+        [(cancelled, "cancelled", "CANCELLED"), (timed_out, "failed", "TIMEOUT")]
+    {
+        server.ended(&id).await;
+        let attempt = attempt(&collector, &id, 1).await;
+        let call = child(&collector, "call simulated", &attempt).await;
+        assert!(attempt.is("outcome", outcome) && call.is("error.type", error), "{call:?}");
+        let is_error = error == "TIMEOUT";
+        assert_eq!((attempt.is_error, call.is_error), (is_error, is_error), "{attempt:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
