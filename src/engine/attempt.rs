@@ -108,11 +108,12 @@ impl Engine {
         } else {
             Outcome::NotBegun
         };
+        let ran = started.elapsed();
         let patient = spec.run_timeout >= configured.run_timeout;
         let found = signal(&outcome, stop.reason(), patient);
         let seen = found.as_ref().filter(|_| claimed.adaptive).and_then(|found| {
             let (name, quota) = (&spec.provider, quota(&outcome));
-            self.0.pulse.beat(name, found, quota, claimed.at, started.elapsed())
+            self.0.pulse.beat(name, found, quota, claimed.at, ran)
         });
         let room = || {
             let fits = |budget| self.0.lately.retry_fits(&spec.provider, budget, self.now());
@@ -129,7 +130,7 @@ impl Engine {
         if settled.await {
             let (provider, example) = (&spec.provider, self.example(spec));
             self.0.lately.ended(provider, how, self.now());
-            self.0.instruments().attempt_ended(provider, how, started.elapsed(), example);
+            self.0.instruments().attempt_ended(provider, how, ran, example);
         }
         tracing::debug!(outcome = ?how, "attempt ended");
     }

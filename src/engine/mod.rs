@@ -69,9 +69,9 @@ pub use machine::{Machine, ThisMachine};
 pub use pool::PoolSettings;
 pub use request::{
     Bottleneck, BulkCancelled, BulkRetried, ConfiguredProvider, Cursor, Draft, Figures, Filter,
-    LimitsDraft, PoolReport, ProviderError, ProviderView, RetryError, Scaling, ServedProvider,
-    Status, Submission, SubmitError, View, Vitals, WatchEnd, WatchError, WatchEvent, WatchItem,
-    WorkerConfiguration, WorkerReport, WorkerView,
+    LimitsDraft, Overview, PoolReport, ProviderError, ProviderView, RetryError, Scaling,
+    ServedProvider, Status, Submission, SubmitError, View, Vitals, WatchEnd, WatchError,
+    WatchEvent, WatchItem, WorkerConfiguration, WorkerReport, WorkerView,
 };
 
 /// The messages of one watch; ends by itself after the terminal change.

@@ -15,65 +15,59 @@ use crate::store::{Result, WorkerStatus};
 const EVERY: Duration = Duration::from_secs(1);
 /// What a look at the store costs is waited for so many times before the next.
 const REST: u32 = 20;
-/// The size of the store is asked for this rarely: it means to count all that was ever submitted.
+/// How often the size of the store is asked for.
 const SIZE_EVERY: Duration = Duration::from_secs(60);
-/// A look that takes longer is given up, and what was last seen is believed no longer than this.
+/// A look that takes longer is given up, and what was last seen is believed no longer than this unless looks are farther
+/// apart.
 const PATIENCE: Duration = Duration::from_secs(10);
-
-/// When something is looked at next.
-struct Turn {
-    next: Instant,
-    every: Duration,
-}
-
-impl Turn {
-    fn is_due(&self) -> bool {
-        Instant::now() >= self.next
-    }
-
-    /// Notes that it was looked at from `began` until now.
-    fn took(&mut self, began: Instant) {
-        // The ticks that lead to it are not exact.
-        let rest = (began.elapsed() * REST).max(self.every) - EVERY / 10;
-        self.next = began + rest;
-    }
-}
 
 impl Engine {
     /// The sampler's loop.
     pub(super) async fn sample(self) {
+        // A store that does not answer keeps nobody from looking at the worker.
+        let ((), (), ()) =
+            tokio::join!(self.look_at_itself(), self.look_at_store(), self.look_at_size());
+    }
+
+    async fn look_at_itself(&self) {
+        let instruments = self.0.instruments();
         let mut ticks = tokio::time::interval(EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut store = Turn { next: Instant::now(), every: EVERY };
-        let mut seen = Instant::now();
-        let mut size = Turn { next: Instant::now(), every: SIZE_EVERY };
         loop {
             ticks.tick().await;
-            let instruments = self.0.instruments();
-            if store.is_due() {
-                let began = Instant::now();
-                match tokio::time::timeout(PATIENCE, self.store_figures()).await {
-                    Ok(Ok(figures)) => {
-                        seen = Instant::now();
-                        instruments.store_is(Some(&figures));
-                    }
-                    // Whether the store can be used is told elsewhere.
-                    Ok(Err(_)) | Err(_) if seen.elapsed() > PATIENCE => instruments.store_is(None),
-                    Ok(Err(_)) | Err(_) => {}
-                }
-                store.took(began);
-            }
-            if size.is_due() {
-                let began = Instant::now();
-                if let Ok(totals) = self.0.store.totals().await {
-                    instruments.store_size(totals.size_bytes);
-                }
-                size.took(began);
-            }
             instruments.loops_restarted(self.0.tasks.loops_restarted());
             let active = u64::try_from(self.0.active.len()).unwrap_or(u64::MAX);
             let slots = self.pool().slots();
             instruments.sample(self.now(), active, slots.into());
+        }
+    }
+
+    async fn look_at_store(&self) {
+        let (mut seen, mut believed) = (Instant::now(), PATIENCE);
+        loop {
+            let began = Instant::now();
+            // Whether the store can be used is told elsewhere.
+            if let Ok(Ok(figures)) = tokio::time::timeout(PATIENCE, self.store_figures()).await {
+                self.0.instruments().store_is(Some(&figures));
+                let rest = (began.elapsed() * REST).max(EVERY);
+                (seen, believed) = (Instant::now(), PATIENCE.max(rest * 2));
+                tokio::time::sleep_until(began + rest).await;
+            } else {
+                if seen.elapsed() > believed {
+                    self.0.instruments().store_is(None);
+                }
+                tokio::time::sleep(EVERY).await;
+            }
+        }
+    }
+
+    async fn look_at_size(&self) {
+        loop {
+            let totals = tokio::time::timeout(PATIENCE, self.0.store.totals()).await;
+            if let Ok(Ok(totals)) = totals {
+                self.0.instruments().store_size(totals.size_bytes);
+            }
+            tokio::time::sleep(SIZE_EVERY).await;
         }
     }
 

@@ -4,9 +4,9 @@
 //! replica gives the same answer; work that no replica may start counts for none, however much of it
 //! waits.
 
-use super::{Bottleneck, Engine, Scaling, WorkerReport, WorkerView};
+use super::{Bottleneck, Scaling, WorkerReport, WorkerView};
 use crate::domain::{Admission, COMMON_LANE, Timestamp};
-use crate::store::{ProviderRow, Result};
+use crate::store::ProviderRow;
 
 /// How many executions of this provider could start now, if there were slots for them.
 pub(super) fn startable(row: &ProviderRow, now: Timestamp) -> u64 {
@@ -29,15 +29,6 @@ fn free(row: &ProviderRow) -> u64 {
 fn is_spent(row: &ProviderRow, now: Timestamp) -> bool {
     let record = &row.record;
     record.flow.admits(&record.effective(), COMMON_LANE, None, now).is_err()
-}
-
-impl Engine {
-    /// Whether more replicas would help.
-    pub(super) async fn scaling(&self) -> Result<Scaling> {
-        let rows = self.0.store.providers().await?;
-        let workers = self.workers().await?;
-        Ok(scaling(&rows, &workers, self.now()))
-    }
 }
 
 /// Whether more replicas would help.

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use super::figures::figures;
-use super::{Engine, Status};
+use super::scaling::scaling;
+use super::{Engine, Overview, Status};
 use crate::domain::Timestamp;
 use crate::metrics::{KEPT, Window};
 use crate::store::Result;
@@ -11,10 +12,14 @@ use crate::store::Result;
 impl Engine {
     /// What the whole service is doing.
     pub async fn status(&self) -> Result<Status> {
+        Ok(self.overview().await?.status)
+    }
+
+    /// The same, with every configured provider and every worker: read once for all.
+    pub async fn overview(&self) -> Result<Overview> {
         let inner = &*self.0;
-        let instruments = inner.instruments();
-        let scaling = self.scaling().await?;
-        Ok(Status {
+        let (rows, workers) = (inner.store.providers().await?, self.workers().await?);
+        let status = Status {
             worker: inner.worker,
             started_at: inner.started_at,
             serving: self.is_accepting(),
@@ -24,9 +29,11 @@ impl Engine {
             commits: inner.store.commit_stats(),
             figures: figures(inner.instruments(), inner.active.len()),
             slots: self.pool().slots(),
-            scaling,
-            last_minute: instruments.last_minute(),
-        })
+            scaling: scaling(&rows, &workers, self.now()),
+            last_minute: inner.instruments().last_minute(),
+        };
+        let providers = rows.into_iter().filter_map(|row| self.provider_view(row)).collect();
+        Ok(Overview { status, providers, workers })
     }
 
     /// What this worker did in each of the minutes that ended within the last `of`, oldest first; of the last 24

@@ -180,7 +180,10 @@ impl One {
                 self.outlet = self.outlet.idle(wake.changed(), recheck).await?;
                 up_to_date = true;
             }
-            let first = events.first().filter(|_| up_to_date);
+            if let Some(first) = events.first() {
+                // Before they are sent: a client may take its time. What comes while it does waits for it.
+                self.engine.measure_lag(Some(first).filter(|_| std::mem::take(&mut up_to_date)));
+            }
             for event in &events {
                 match self.take(event).await {
                     Ok(Some(item)) => self.outlet = self.outlet.send(item).await?,
@@ -188,7 +191,6 @@ impl One {
                     Err(error) => return Err(self.outlet.fail(error)),
                 }
             }
-            self.engine.measure_lag(first);
             if self.execution.state.is_terminal() {
                 return Ok(());
             }

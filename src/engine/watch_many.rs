@@ -41,7 +41,7 @@ impl Engine {
         let gates = HashMap::new();
         let mut many = Many { engine: self.clone(), filter, payload, gates };
         self.spawn(async move {
-            many.engine.0.instruments().watch_opened();
+            let _open = Open::count(&many.engine);
             let outlet = match after {
                 Some(_) => Ok(outlet),
                 None => many.snapshot(outlet).await,
@@ -50,9 +50,24 @@ impl Engine {
                 // How it ended was said on the stream.
                 let _: Closed = many.follow(outlet, changes).await;
             }
-            many.engine.0.instruments().watch_closed();
         });
         Ok(stream)
+    }
+}
+
+/// A watch that is counted, however it ends.
+struct Open(Engine);
+
+impl Open {
+    fn count(engine: &Engine) -> Self {
+        engine.0.instruments().watch_opened();
+        Self(engine.clone())
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.0.instruments().watch_closed();
     }
 }
 
@@ -116,6 +131,7 @@ impl Many {
 
     /// Sends every change of a matching execution after the cursor.
     async fn follow(&mut self, mut outlet: Outlet, mut changes: Receiver<i64>) -> Closed {
+        let mut up_to_date = false;
         loop {
             let passed = *changes.borrow_and_update();
             let limit = self.page();
@@ -136,6 +152,7 @@ impl Many {
                     Ok(outlet) => outlet,
                     Err(closed) => return closed,
                 };
+                up_to_date = true;
             }
             outlet = match outlet.breathe().await {
                 Ok(outlet) => outlet,
@@ -149,6 +166,8 @@ impl Many {
                 let then = history.and_then(|history| history.at(event.revision));
                 match then.filter(|execution| self.filter.matches(execution)) {
                     Some(execution) => {
+                        // The first that is sent, before it is: a client may take its time.
+                        self.engine.measure_lag(std::mem::take(&mut up_to_date).then_some(event));
                         let item = match self.item(execution, event.revision).await {
                             Ok(item) => item,
                             Err(error) => return outlet.fail(error),

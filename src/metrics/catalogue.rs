@@ -2,20 +2,55 @@
 //! of it.
 
 use std::collections::HashMap;
+use std::fmt;
+use std::hash::Hash;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use prometheus_client::encoding::{EncodeLabelSet, EncodeMetric, MetricEncoder};
+use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Metric, Registry, Unit};
-use std::hash::Hash;
-
-use prometheus_client::encoding::EncodeLabelSet;
 
 use super::timing::Timing;
 
 /// A gauge that need not be whole.
 pub(super) type FloatGauge = Gauge<f64, AtomicU64>;
+
+/// A gauge that is not shown while nothing is known of it.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Retractable(Arc<Mutex<Option<i64>>>);
+
+impl Retractable {
+    pub(super) fn set(&self, value: i64) {
+        *self.value() = Some(value);
+    }
+
+    pub(super) fn retract(&self) {
+        *self.value() = None;
+    }
+
+    fn value(&self) -> MutexGuard<'_, Option<i64>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl EncodeMetric for Retractable {
+    fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
+        let value = *self.value();
+        value.map_or(Ok(()), |value| encoder.encode_gauge(&value))
+    }
+
+    fn metric_type(&self) -> MetricType {
+        MetricType::Gauge
+    }
+
+    fn is_empty(&self) -> bool {
+        self.value().is_none()
+    }
+}
 
 /// The dotted names of OpenTelemetry, by those of the registry.
 #[derive(Debug, Default)]
@@ -67,6 +102,10 @@ impl Catalogue {
         self.add(dotted, None, help, Gauge::default())
     }
 
+    pub(super) fn retractable(&mut self, dotted: &'static str, help: &'static str) -> Retractable {
+        self.add(dotted, None, help, Retractable::default())
+    }
+
     pub(super) fn bytes(&mut self, dotted: &'static str, help: &'static str) -> Gauge {
         self.add(dotted, Some(Unit::Bytes), help, Gauge::default())
     }
@@ -100,7 +139,7 @@ impl Catalogue {
         make: fn() -> Timing,
     ) -> Family<L, Timing, fn() -> Timing>
     where
-        L: Clone + Hash + Eq + EncodeLabelSet + std::fmt::Debug + Send + Sync + 'static,
+        L: Clone + Hash + Eq + EncodeLabelSet + fmt::Debug + Send + Sync + 'static,
     {
         self.add(dotted, Some(Unit::Seconds), help, Family::new_with_constructor(make))
     }

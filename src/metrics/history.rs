@@ -132,10 +132,12 @@ pub(super) struct History {
 }
 
 impl History {
-    /// Takes the sample of this second. Times go forward; one that does not is ignored.
+    /// Takes the sample of this second. A clock that was set back begins anew: no window spans the
+    /// step, and nothing is kept of a time that is still to come.
     pub(super) fn take(&mut self, now: Timestamp, sample: Sample) {
         if self.seconds.back().is_some_and(|(last, _)| *last >= now) {
-            return;
+            self.seconds.clear();
+            self.minutes.retain(|window| window.end <= now);
         }
         let begins_minute =
             self.seconds.back().is_some_and(|(last, _)| minute(*last) != minute(now));
@@ -259,11 +261,19 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_is_set_back_leaves_the_history_as_it_is() {
+    fn a_clock_that_is_set_back_begins_anew() {
         let mut history = History::default();
-        history.take(at(50), sample(1, 0));
-        history.take(at(51), sample(2, 0));
-        history.take(at(20), sample(3, 0));
-        assert_eq!(history.last_minute().unwrap().counts.ended(), 1);
+        for (second, ended) in [(50, 1), (70, 2), (100, 4), (130, 9)] {
+            history.take(at(second), sample(ended, 0));
+        }
+        history.take(at(90), sample(11, 0));
+        assert_eq!(history.last_minute(), None);
+        history.take(at(91), sample(14, 0));
+        assert_eq!(history.last_minute().unwrap().counts.ended(), 3);
+        let ends: Vec<_> = history.minutes(at(0)).iter().map(|window| window.end).collect();
+        assert_eq!(ends, [at(70)]);
+        history.take(at(121), sample(15, 0));
+        let minutes = history.minutes(at(0));
+        assert_eq!((minutes[1].start, minutes[1].end), (at(90), at(121)));
     }
 }

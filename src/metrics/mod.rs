@@ -24,7 +24,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
 use crate::domain::{ProviderName, Timestamp};
-use catalogue::{Catalogue, Names};
+use catalogue::{Catalogue, Names, Retractable};
 use history::History;
 
 pub use expose::Format;
@@ -286,6 +286,9 @@ impl Instruments {
     pub fn store_is(&self, figures: Option<&StoreFigures>) {
         let Some(figures) = figures else {
             self.families.forget_store();
+            let Service { desired, scaling_pending, revision, .. } = &self.service;
+            [desired, scaling_pending, revision].into_iter().for_each(Retractable::retract);
+            self.queue_depth.store(0, Ordering::Relaxed);
             self.service.workers.clear();
             return;
         };

@@ -31,7 +31,8 @@ impl Instruments {
         start: Timestamp,
         now: Timestamp,
     ) -> ExportMetricsServiceRequest {
-        let span = Span { start: nanos(start), now: nanos(now) };
+        // A clock may have been set back.
+        let span = Span { start: nanos(start.min(now)), now: nanos(now) };
         // It cannot fail: what is encoded is collected in memory.
         let families = prometheus_protobuf::encode(&self.registry).unwrap_or_default();
         let metrics = families.into_iter().filter_map(|family| self.metric(family, span)).collect();

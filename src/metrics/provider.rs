@@ -216,7 +216,7 @@ impl Families {
             attempts: family(all, "flowgate.attempts", "Attempts of this replica that ended"),
             waits: all.timings(
                 "flowgate.queue.wait",
-                "Time from an execution being due to its being claimed, at every attempt",
+                "Time from an execution being due to its being claimed, at every attempt; what a rate limit turned away keeps its place and has been due since before",
                 || Timing::new(WORK_BOUNDS),
             ),
             runs: all.timings(

@@ -7,7 +7,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 
-use super::catalogue::{Catalogue, FloatGauge};
+use super::catalogue::{Catalogue, FloatGauge, Retractable};
 use super::timing::{QUICK_BOUNDS, Timing};
 
 /// All series that have no provider.
@@ -21,14 +21,14 @@ pub(super) struct Service {
     pub(super) commits: Family<LaneLabel, Timing, fn() -> Timing>,
     pub(super) batches: Family<LaneLabel, Histogram, fn() -> Histogram>,
     pub(super) store_errors: Family<LaneLabel, Counter>,
-    pub(super) revision: Gauge,
+    pub(super) revision: Retractable,
     pub(super) size: Gauge,
     pub(super) slots: Gauge,
     pub(super) active: Gauge,
     pub(super) utilisation: FloatGauge,
     pub(super) workers: Family<StatusLabel, Gauge>,
-    pub(super) desired: Gauge,
-    pub(super) scaling_pending: Gauge,
+    pub(super) desired: Retractable,
+    pub(super) scaling_pending: Retractable,
     pub(super) throughput: FloatGauge,
     pub(super) error_ratio: FloatGauge,
     pub(super) mean_run: FloatGauge,
@@ -70,7 +70,7 @@ impl Service {
                 "flowgate.loop.restarts",
                 "Control loops of this replica that panicked and were started again; always 0",
             ),
-            watchers: all.gauge("flowgate.watchers", "Watch streams that this replica serves now"),
+            watchers: all.gauge("flowgate.watchers", "Watches of executions that this replica serves now"),
             watch_lag: all.timing(
                 "flowgate.watch.lag",
                 "Time from the commit of a change to its delivery to a watch that was up to date",
@@ -99,7 +99,7 @@ impl Service {
                 "Transactions that failed for good, after they had been tried again where that may help",
                 Family::default(),
             ),
-            revision: all.gauge("flowgate.store.revision", "The newest revision of the store"),
+            revision: all.retractable("flowgate.store.revision", "The newest revision of the store"),
             size: all.bytes("flowgate.store.size", "Size of the store on disk"),
             slots: all.gauge("flowgate.pool.slots", "Slots of this replica's pool"),
             active: all.gauge("flowgate.pool.active", "Attempts that this replica runs"),
@@ -113,11 +113,11 @@ impl Service {
                 "Live replicas of the store, by what they do",
                 Family::default(),
             ),
-            desired: all.gauge(
+            desired: all.retractable(
                 "flowgate.replicas.desired",
                 "How many replicas could run what runs and could start now",
             ),
-            scaling_pending: all.gauge(
+            scaling_pending: all.retractable(
                 "flowgate.scaling.pending",
                 "Executions that more replicas could start at once; what waits for a limit or a gate is not counted",
             ),

@@ -113,7 +113,11 @@ fn what_the_store_said_is_shown_until_it_cannot_be_read() {
     }
     instruments.store_is(None);
     let shown = text(&instruments);
-    assert!(!shown.contains("flowgate_queue_depth{") && !shown.contains("flowgate_workers{"));
+    for name in ["queue_depth", "workers", "scaling_pending", "replicas_desired", "store_revision"]
+    {
+        let name = format!("flowgate_{name}");
+        assert!(!shown.lines().any(|line| line.starts_with(&name)), "{name} in {shown}");
+    }
     assert_line(&shown, "flowgate_over_admitted_total{provider=\"demo\"} 0");
 }
 

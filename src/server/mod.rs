@@ -295,11 +295,11 @@ fn push_metrics(condition: &Condition, engine: &Engine, tasks: &Tasks) {
             tasks.spawn(async move {
                 let instruments = Arc::clone(engine.instruments());
                 let measured = Arc::clone(&instruments);
-                let now = move || {
+                let look = move || {
                     measured.set_ready(condition.is_ready());
                     engine.now()
                 };
-                push.run(instruments, now, stop).await;
+                push.run(instruments, look, stop).await;
             });
         }
         Err(error) => {

@@ -1,5 +1,6 @@
 //! What a commit of this replica adds to the counts: read from the entries it made in the log, so that
-//! nothing is counted that did not happen, and nothing twice.
+//! nothing is counted that did not happen, and nothing twice. A commit whose outcome could not be found out, as when
+//! a database fails over, is not counted.
 
 use super::Notice;
 use crate::domain::{Change, EndCause, State};

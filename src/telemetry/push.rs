@@ -70,14 +70,15 @@ impl MetricPush {
         }))
     }
 
-    /// Sends until `stop`, and then once more.
+    /// Sends until `stop`, and then once more. `look` is called before each time: it brings up to date what
+    /// has to be, and tells the time.
     pub async fn run(
         self,
         instruments: Arc<Instruments>,
-        now: impl Fn() -> Timestamp + Send + Sync,
+        look: impl Fn() -> Timestamp + Send + Sync,
         stop: CancellationToken,
     ) {
-        let start = now();
+        let start = look();
         let mut ticks = tokio::time::interval_at(Instant::now() + self.every, self.every);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -85,7 +86,7 @@ impl MetricPush {
                 _ = ticks.tick() => (false, self.timeout),
                 () = stop.cancelled() => (true, LAST.min(self.timeout)),
             };
-            let request = instruments.to_otlp(self.resource.clone(), start, now());
+            let request = instruments.to_otlp(self.resource.clone(), start, look());
             let mut request = tonic::Request::new(request);
             *request.metadata_mut() = self.headers.clone();
             let mut client = self.client.clone();

@@ -11,7 +11,7 @@ mod worker;
 pub use filter::{BulkCancelled, Filter};
 pub use provider::{ConfiguredProvider, LimitsDraft, ProviderError, ProviderView};
 pub use scaling::{Bottleneck, Scaling};
-pub use status::{Figures, Status};
+pub use status::{Figures, Overview, Status};
 pub use submission::{BulkRetried, Draft, RetryError, Submission, SubmitError, View};
 pub use watch::{Cursor, WatchEnd, WatchError, WatchEvent, WatchItem};
 pub use worker::{

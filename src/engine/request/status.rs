@@ -1,6 +1,6 @@
 //! What the service tells of itself.
 
-use super::Scaling;
+use super::{ProviderView, Scaling, WorkerView};
 use crate::domain::{Timestamp, WorkerId};
 use crate::metrics::Window;
 use crate::store::{CommitStats, Head, Totals};
@@ -30,6 +30,17 @@ pub struct Status {
     pub scaling: Scaling,
     /// The last sixty seconds, if anything is known of them.
     pub last_minute: Option<Window>,
+}
+
+/// The status with what it was made of.
+#[derive(Debug, Clone)]
+pub struct Overview {
+    /// What the whole service is doing.
+    pub status: Status,
+    /// Every configured provider, by name.
+    pub providers: Vec<ProviderView>,
+    /// Every worker, newest first.
+    pub workers: Vec<WorkerView>,
 }
 
 /// What one worker counted since it booted.

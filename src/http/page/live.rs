@@ -14,7 +14,7 @@ use axum::response::sse::{Event, KeepAlive, Sse};
 use futures_util::Stream;
 use futures_util::stream::unfold;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::picture;
 use crate::engine::Engine;
@@ -93,8 +93,10 @@ impl Live {
         let mut changes = self.engine.changes();
         while self.is_watched(feed) {
             changes.borrow_and_update();
+            let began = Instant::now();
             feed.send_replace(self.read().await);
-            sleep(INTERVAL).await;
+            // However large the store is, looking at it takes no more than a tenth of the time.
+            sleep(INTERVAL.max(began.elapsed() * 9)).await;
             tokio::select! {
                 // An error says that the engine has ended, which ends this too.
                 _ = changes.changed() => {}
@@ -120,7 +122,8 @@ impl Live {
         match timeout(STORE_WAIT, picture::read(&self.engine)).await {
             Ok(Ok(picture)) => Told::Picture(picture.into()),
             Ok(Err(error)) => {
-                tracing::warn!(error = &*error, "Cannot read what the page shows");
+                // Whoever looks after the server is told by its readiness.
+                tracing::debug!(error = &*error, "Cannot read what the page shows");
                 Told::Trouble
             }
             Err(_) => Told::Trouble,

@@ -153,8 +153,8 @@ function show() {
   const { totals } = picture;
   for (const count of ["running", "pending", "succeeded", "failed", "cancelled"]) tell(count, number(totals[count]));
   tell("slots", `${number(picture.active)} of ${number(picture.slots)}`);
-  tell("throughput", `${number(picture.succeeded_per_minute)} a minute`);
-  tell("failures", `${number(picture.failed_per_minute)} a minute`);
+  tell("throughput", `${number(picture.succeeded_lately)} a minute`);
+  tell("failures", `${number(picture.failed_lately)} a minute`);
   tell("wait", short(picture.mean_wait_ms));
   tell("run", short(picture.mean_run_ms));
   tell("scaling", picture.scaling);

@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::domain::{ClosedBy, GateState, HeldBy, Hold, ProviderRecord, Timestamp};
-use crate::engine::{Engine, ProviderView, Status, WorkerView};
+use crate::engine::{Engine, Overview, ProviderView, Status, WorkerView};
 use crate::store::{ProviderRow, WorkerStatus};
 
 /// The most workers that are shown.
@@ -19,9 +19,7 @@ const MOST_WORKERS: usize = 100;
 pub(super) async fn read(
     engine: &Engine,
 ) -> Result<String, Box<dyn std::error::Error + Send + Sync>> {
-    let providers = engine.providers(&[]).await?;
-    let workers = engine.workers().await?;
-    let status = engine.status().await?;
+    let Overview { status, providers, workers } = engine.overview().await?;
     Ok(serde_json::to_string(&Picture::of(&status, &providers, &workers, engine.now()))?)
 }
 
@@ -37,8 +35,8 @@ struct Picture {
     revision: i64,
     totals: Totals,
     /// Of the last minute, at the replica that answers.
-    succeeded_per_minute: f64,
-    failed_per_minute: f64,
+    succeeded_lately: u64,
+    failed_lately: u64,
     /// Of what ended, and of what began, within that minute; nothing if nothing did.
     mean_run_ms: Option<u64>,
     mean_wait_ms: Option<u64>,
@@ -125,8 +123,8 @@ impl Picture {
                 failed: totals.failed,
                 cancelled: totals.cancelled,
             },
-            succeeded_per_minute: providers.iter().map(|it| it.succeeded_per_minute).sum(),
-            failed_per_minute: providers.iter().map(|it| it.failed_per_minute).sum(),
+            succeeded_lately: lately.map_or(0, |it| it.counts.succeeded),
+            failed_lately: lately.map_or(0, |it| it.counts.failed),
             mean_run_ms: lately.and_then(|it| it.counts.runs.mean()).map(millis),
             mean_wait_ms: lately.and_then(|it| it.counts.waits.mean()).map(millis),
             active: live().map(|it| it.report.figures.active).sum(),

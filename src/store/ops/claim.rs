@@ -216,7 +216,9 @@ fn leave(
         if queue.moved() > 0 || look_for_more(batch, &name, &queue, offers.get(&name)) {
             again.insert(name.clone());
         }
-        if let Some(at) = queue.resumes_at(batch.now()) {
+        // Where there is no room, whoever makes some looks anyway.
+        let has_room = offers.get(&name).is_some_and(|offer| offer.limit > offer.running);
+        if let Some(at) = queue.resumes_at(batch.now()).filter(|_| has_room) {
             report.resumes.insert(name.clone(), at);
         }
         let Some(mut record) = batch.provider(&name).cloned() else { continue };
