@@ -33,7 +33,7 @@ pub(super) async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCod
         timeout(args.timeout, check(args.service, context)).await.with_context(|| {
             format!("no answer within {}", humantime::format_duration(args.timeout))
         })??;
-    let name = status.as_str_name();
+    let name = if args.live { "ALIVE" } else { status.as_str_name() };
     context.out.result(|| json!({ "status": name }), || name.to_owned())?;
     let fine = args.live || status == ServingStatus::Serving;
     Ok(if fine { ExitCode::SUCCESS } else { ExitCode::FAILURE })

@@ -9,9 +9,12 @@ use crate::pb::{SetLogLevelRequest, SetLogLevelResponse};
 /// What is to be logged, and how long.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// A level (error, warn, info, debug, trace), off, or a filter as in RUST_LOG [default: the configured one]
-    #[arg(value_name = "FILTER")]
+    /// A level (error, warn, info, debug, trace), off, or a filter as in RUST_LOG
+    #[arg(value_name = "FILTER", required_unless_present = "reset")]
     filter: Option<String>,
+    /// Go back to what is configured
+    #[arg(long, conflicts_with = "filter")]
+    reset: bool,
     /// How long, such as 10m; then it is the configured one again [default: until the server ends]
     #[arg(long = "for", value_name = "DURATION", value_parser = parse_duration, requires = "filter")]
     duration: Option<prost_types::Duration>,

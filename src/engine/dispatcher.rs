@@ -19,8 +19,8 @@ use tokio::time::Instant;
 use super::agenda::Agenda;
 use super::pace::Pace;
 use super::{Engine, Inner, spans};
-use crate::domain::{Change, ProviderName, Timestamp, Wait};
-use crate::store::{Claim, ClaimReport, Commit, Notice, Result};
+use crate::domain::{Change, ClosedBy, ProviderName, Timestamp, Wait};
+use crate::store::{Claim, ClaimReport, Commit, Notice, Result, with_sources};
 
 /// How long to wait after the store failed, growing up to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -67,10 +67,11 @@ impl Engine {
             let looks = Instant::now() >= agenda.poll;
             beats.turns();
             if let Err(error) = self.work_off(&mut agenda, &mut pace).await {
-                tracing::warn!(
-                    error = %error, source = std::error::Error::source(&error).map(ToString::to_string),
-                    "the dispatcher cannot use the store and tries again"
-                );
+                // Told once for as long as it lasts.
+                if agenda.pause == FIRST_PAUSE {
+                    let error = with_sources(&error);
+                    tracing::warn!(error, "the dispatcher cannot use the store and tries again");
+                }
                 // What was not claimed is found by looking at everything.
                 agenda.poll = Instant::now() + agenda.pause;
                 agenda.pause = (agenda.pause * 2).min(LONGEST_PAUSE);
@@ -236,6 +237,9 @@ impl Engine {
             agenda.poll = Instant::now();
         }
         for entry in &commit.entries {
+            if commit.own {
+                tell_of_gate(entry, self.now());
+            }
             let tells = self.frees_or_fills(entry);
             let provider = &entry.provider;
             if agenda.claim.contains(provider) || !self.0.able.contains(provider) {
@@ -306,6 +310,28 @@ impl Engine {
             | Change::ShortOf(_)
             | Change::ShortageOver { .. } => false,
         }
+    }
+}
+
+/// Logs that a gate moved by itself: by the replica that found out, and not in the provider's words.
+fn tell_of_gate(entry: &Notice, now: Timestamp) {
+    let provider = &entry.provider;
+    match &entry.change {
+        Some(Change::GateClosed { cause, until, .. }) => {
+            let why = match cause {
+                ClosedBy::RateLimit => "it is called too often",
+                ClosedBy::Failures => "it fails",
+            };
+            let pause = until.since(now);
+            tracing::warn!(%provider, "The gate of provider {provider} closes for {pause:.1?}: {why}");
+        }
+        Some(Change::GateProbing { .. }) => {
+            tracing::info!(%provider, "The gate of provider {provider} lets one through to see");
+        }
+        Some(Change::GateOpened {}) => {
+            tracing::info!(%provider, "The gate of provider {provider} is open again");
+        }
+        _ => {}
     }
 }
 

@@ -11,7 +11,7 @@ use super::figures::figures;
 use super::vitals::Gauge;
 use super::{Engine, Inner, ServedProvider, WorkerConfiguration, WorkerReport, WorkerView};
 use crate::domain::{MachineLoad, ProviderName, Timestamp};
-use crate::store::{Result, WorkerRow, WorkerStatus};
+use crate::store::{Result, WorkerRow, WorkerStatus, with_sources};
 
 /// The most executions that a heartbeat names; how many there are is told besides.
 const MAX_NAMED: usize = 1_000;
@@ -88,15 +88,18 @@ impl Engine {
     /// The heartbeat's loop.
     pub(super) async fn beat(self) {
         let Inner { settings, claiming, .. } = &*self.0;
-        let mut told_stopping = false;
+        let (mut told_stopping, mut failing) = (false, false);
         loop {
             tokio::select! {
                 () = tokio::time::sleep(settings.heartbeat_interval()) => {}
                 () = claiming.cancelled(), if !told_stopping => told_stopping = true,
             }
-            if let Err(error) = self.say(self.worker_status()).await {
-                tracing::warn!(%error, "cannot record the heartbeat");
+            let said = self.say(self.worker_status()).await;
+            // Told once for as long as it lasts.
+            if let (Err(error), false) = (&said, failing) {
+                tracing::warn!(error = with_sources(error), "cannot record the heartbeat");
             }
+            failing = said.is_err();
         }
     }
 

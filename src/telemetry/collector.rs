@@ -1,12 +1,15 @@
 //! What the standard variables of OpenTelemetry say of the collector and of this process.
 
 use std::io;
+use std::sync::OnceLock;
 use std::time::Duration;
 
+use opentelemetry::KeyValue;
 use opentelemetry_otlp::tonic_types::metadata::MetadataMap;
 use opentelemetry_otlp::tonic_types::transport::{Certificate, ClientTlsConfig, Identity};
 use opentelemetry_sdk::Resource;
 use tonic::metadata::AsciiMetadataKey;
+use uuid::Uuid;
 
 /// What can be sent to a collector.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -120,10 +123,36 @@ fn of(signal: Signal, what: &str) -> Option<String> {
 
 /// Who this process is; the standard variables come first.
 pub(super) fn resource() -> Resource {
-    let nameless = set("OTEL_SERVICE_NAME").is_none()
-        && !set("OTEL_RESOURCE_ATTRIBUTES").is_some_and(|list| list.contains("service.name="));
-    let resource = Resource::builder();
-    if nameless { resource.with_service_name("flowgate") } else { resource }.build()
+    static INSTANCE: OnceLock<String> = OnceLock::new();
+    let instance = INSTANCE.get_or_init(|| Uuid::new_v4().to_string());
+    let named = set("OTEL_RESOURCE_ATTRIBUTES").unwrap_or_default();
+    let is_named = |key: &str| named.split(',').any(|it| it.trim().starts_with(&format!("{key}=")));
+    let is_called = set("OTEL_SERVICE_NAME").is_some();
+    let known = [
+        ("service.name", "flowgate".to_owned()),
+        ("service.version", env!("CARGO_PKG_VERSION").to_owned()),
+        // What replicas count is told apart by this.
+        ("service.instance.id", instance.clone()),
+        ("host.name", rustix::system::uname().nodename().to_string_lossy().into_owned()),
+    ];
+    let own = known
+        .into_iter()
+        .filter(|(key, _)| !(is_named(key) || is_called && *key == "service.name"));
+    Resource::builder().with_attributes(own.map(|(key, value)| KeyValue::new(key, value))).build()
+}
+
+/// What `OTEL_TRACES_SAMPLER` says, if it is none of the samplers there are.
+pub(super) fn unknown_sampler() -> Option<String> {
+    const KNOWN: [&str; 6] = [
+        "always_on",
+        "always_off",
+        "traceidratio",
+        "parentbased_always_on",
+        "parentbased_always_off",
+        "parentbased_traceidratio",
+    ];
+    let sampler = set("OTEL_TRACES_SAMPLER").filter(|_| is_named(Signal::Traces))?;
+    (!KNOWN.contains(&sampler.as_str())).then_some(sampler)
 }
 
 /// An empty variable is as good as none.

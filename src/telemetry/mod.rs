@@ -65,6 +65,12 @@ pub fn start(settings: &LogSettings, level: TraceLevel) -> Telemetry {
     if let Some(error) = trouble {
         tracing::warn!(error = %error, "Traces are not exported");
     }
+    if let Some(sampler) = collector::unknown_sampler() {
+        tracing::warn!(
+            sampler,
+            "OTEL_TRACES_SAMPLER names no sampler, so parentbased_always_on is used"
+        );
+    }
     if let Some(protocol) = collector::other_protocol(Signal::Traces) {
         tracing::warn!(protocol, "Traces are exported by gRPC: no other protocol is spoken");
     }

@@ -193,7 +193,8 @@ async fn the_level_is_changed_on_the_command_line() {
     let text = String::from_utf8_lossy(&said.stdout);
     assert!(said.status.success(), "{text}");
     assert!(text.starts_with(&format!("worker {this} logs debug until ")), "{text}");
-    let said = flowgate(&server, &["log-level", "--worker", &this, "--output", "json"]).await;
+    let said =
+        flowgate(&server, &["log-level", "--reset", "--worker", &this, "--output", "json"]).await;
     let said: Value = serde_json::from_slice(&said.stdout).expect("it is JSON");
     assert_eq!((&said["filter"], &said["previousFilter"]), (&json!("info"), &json!("debug")));
     assert!(!flowgate(&server, &["log-level", "loud"]).await.status.success());

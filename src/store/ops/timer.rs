@@ -70,8 +70,8 @@ impl Operation for Advance {
             if provider.gate_due_at().is_none_or(|at| at > now) {
                 continue;
             }
-            advanced.resumed.push(provider.name.clone());
             let closed = if provider.pause.take().is_some() {
+                advanced.resumed.push(provider.name.clone());
                 let closed = provider.health.resume(now);
                 let reason = "the pause is over".to_owned();
                 batch.put_provider(provider.clone(), Change::Resumed { reason });

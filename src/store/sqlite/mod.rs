@@ -143,6 +143,13 @@ struct OpenedFile {
 }
 
 impl OpenedFile {
+    /// The size of what is committed and not yet in the file itself.
+    fn log_bytes(&self) -> u64 {
+        let mut log = self.path.clone().into_os_string();
+        log.push("-wal");
+        std::fs::metadata(log).map_or(0, |log| log.len())
+    }
+
     fn at(path: &Path) -> Result<Self> {
         let open = |source| BackendError::Open { path: path.to_owned(), source };
         Ok(Self { path: path.to_owned(), identity: Self::identity(path).map_err(open)? })
@@ -236,7 +243,9 @@ impl Backend for SqliteBackend {
     }
 
     async fn totals(&self) -> Result<Totals> {
-        read::totals(&self.readers).await
+        let mut totals = read::totals(&self.readers).await?;
+        totals.size_bytes += self.file.log_bytes();
+        Ok(totals)
     }
 
     async fn workers(&self) -> Result<Vec<WorkerRow>> {
