@@ -18,6 +18,7 @@
 
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "in a benchmark, as in a test")]
 
+#[allow(dead_code, reason = "the other benchmarks use more of it")]
 mod support;
 
 /// The test suite's own throw-away PostgreSQL.

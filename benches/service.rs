@@ -9,6 +9,7 @@
 //!
 //! Nothing here passes or fails: machines differ, and the reader compares.
 
+#[allow(dead_code, reason = "the other benchmarks use more of it")]
 mod support;
 
 use std::path::Path;

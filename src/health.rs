@@ -27,7 +27,7 @@ const MISSES: u32 = 2;
 /// How long the dispatcher may be silent. With the longest that it looks at the store by itself, 2 s by default,
 /// this is within the 5 s.
 const SILENCE: Duration = Duration::from_secs(2);
-/// How long it may be silent while it waits its turn at a store that gets much done: that is load, and no trouble.
+/// How long it may be silent while it waits its turn at a writer that gets much done: that is load, and no trouble.
 const LOADED_SILENCE: Duration = Duration::from_secs(30);
 /// How often the clockwork of the process beats, and how long it may stand still.
 const BEAT: Duration = Duration::from_secs(1);
@@ -135,8 +135,9 @@ impl Condition {
                 if matches!(self.phase(), Phase::Draining(_)) {
                     return;
                 }
-                let wrong = dispatcher_trouble(engine.dispatcher(), store.stall());
                 self.readiness.send_if_modified(|found| {
+                    let was_wrong = found.dispatcher.is_some();
+                    let wrong = dispatcher_trouble(engine.dispatcher(), store.stall(), was_wrong);
                     let changed = found.dispatcher != wrong;
                     found.dispatcher.clone_from(&wrong);
                     changed
@@ -221,9 +222,17 @@ fn missed(error: &StoreError) -> Answer {
     Answer::Missed("is unavailable".to_owned())
 }
 
-fn dispatcher_trouble(dispatcher: DispatcherState, stall: Option<Duration>) -> Option<String> {
-    let DispatcherState { silence, waits_for_store } = dispatcher;
-    let is_load = waits_for_store && stall.is_some_and(|stall| stall <= SILENCE);
+/// What is wrong with the dispatcher. What once was is over only when it turns again: a moment in which its silence
+/// could be load ends no trouble.
+fn dispatcher_trouble(
+    dispatcher: DispatcherState,
+    stall: Option<Duration>,
+    was_wrong: bool,
+) -> Option<String> {
+    let DispatcherState { silence, waits_for_writer } = dispatcher;
+    // While it waits for them all writers rest at most for the moment between two batches.
+    let moves = stall.is_none_or(|stall| stall <= SILENCE);
+    let is_load = waits_for_writer && moves && !was_wrong;
     let patience = if is_load { LOADED_SILENCE } else { SILENCE };
     // The same words as long as it lasts: they are told when they change.
     (silence > patience).then(|| "is stuck, or cannot use the store".to_owned())
@@ -290,19 +299,36 @@ mod tests {
         assert_eq!(found.to_string(), "store: does not answer, dispatcher: is stuck");
     }
 
+    fn is_wrong(silence: u64, waits_for_writer: bool, stall: Option<u64>, was_wrong: bool) -> bool {
+        let silence = Duration::from_secs(silence);
+        let dispatcher = DispatcherState { silence, waits_for_writer };
+        dispatcher_trouble(dispatcher, stall.map(Duration::from_secs), was_wrong).is_some()
+    }
+
     #[test]
     fn a_dispatcher_that_waits_its_turn_at_a_busy_store_is_not_stuck() {
-        let stuck = |silence: u64, waits_for_store, stall: Option<u64>| {
-            let silence = Duration::from_secs(silence);
-            let dispatcher = DispatcherState { silence, waits_for_store };
-            dispatcher_trouble(dispatcher, stall.map(Duration::from_secs)).is_some()
-        };
+        let stuck = |silence, waits, stall| is_wrong(silence, waits, stall, false);
         assert!(!stuck(1, false, None) && !stuck(1, true, Some(9)));
         assert!(stuck(3, false, None), "nobody runs it");
         assert!(stuck(3, true, Some(3)), "the store hangs");
-        assert!(stuck(3, true, None), "it waits for something else");
         assert!(!stuck(9, true, Some(1)), "it waits behind others");
+        assert!(!stuck(9, true, None), "it waits behind others, between two batches of theirs");
         assert!(stuck(31, true, Some(1)), "too long for anybody");
+    }
+
+    #[test]
+    fn a_dispatcher_that_hangs_in_a_read_is_stuck_however_much_is_written_meanwhile() {
+        for stall in [None, Some(0), Some(1)] {
+            assert!(is_wrong(3, false, stall, false), "{stall:?}");
+        }
+    }
+
+    #[test]
+    fn a_dispatcher_that_was_stuck_is_so_until_it_turns() {
+        for stall in [None, Some(0), Some(3), Some(1)] {
+            assert!(is_wrong(9, true, stall, true), "{stall:?}");
+            assert!(!is_wrong(1, true, stall, true), "{stall:?}");
+        }
     }
 
     #[test]

@@ -119,7 +119,6 @@ impl Shutdown {
             };
             shutdown.begin();
             end_process_at(shutdown.begun().await.exit_by);
-            // Last, as everything that logs: a stderr that nobody reads holds up who writes to it.
             if let Some(first) = first {
                 tracing::info!(signal = first.name(), "Shutting down");
             }
@@ -129,8 +128,8 @@ impl Shutdown {
     }
 }
 
-/// Ends the process from a thread of its own, which no stuck task can hold up. Says nothing, for
-/// writing might be what is stuck.
+/// Ends the process from a thread of its own, which no stuck task can hold up. Says nothing, for it would not wait
+/// until that is written.
 fn end_process_at(deadline: Instant) {
     let watchdog = std::thread::Builder::new().name("shutdown-watchdog".to_owned());
     let watch = move || {

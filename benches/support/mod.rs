@@ -18,30 +18,65 @@ const SLOTS: u32 = 1_000;
 pub(crate) struct Server {
     child: Child,
     pub(crate) channel: Channel,
+    /// Where its HTTP port is.
+    pub(crate) http: String,
 }
 
 impl Server {
     /// Starts a server on `store`, configured as `config` says.
     pub(crate) fn start(folder: &Path, store: &str, config: &str, flags: &[&str]) -> Self {
+        Self::start_with(folder, store, config, flags, &[])
+    }
+
+    /// The same, with these variables. No collector is named but by them.
+    pub(crate) fn start_with(
+        folder: &Path,
+        store: &str,
+        config: &str,
+        flags: &[&str],
+        variables: &[(&str, &str)],
+    ) -> Self {
         let file = folder.join("flowgate.toml");
         std::fs::write(&file, format!("slots = {SLOTS}\n{config}")).expect("a writable folder");
-        let mut child = Command::new(env!("CARGO_BIN_EXE_flowgate"))
+        let mut command = Command::new(env!("CARGO_BIN_EXE_flowgate"));
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("OTEL_") {
+                command.env_remove(name);
+            }
+        }
+        let mut child = command
             .args(["serve", "--grpc-addr", "127.0.0.1:0", "--http-addr", "127.0.0.1:0"])
             .args(["--store", store, "--log-level", "warn", "--config"])
             .arg(&file)
             .args(flags)
+            .envs(variables.iter().copied())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
             .expect("the server starts");
         let lines = BufReader::new(child.stdout.take().expect("piped")).lines();
-        let address = lines
-            .map_while(Result::ok)
-            .find_map(|line| line.strip_prefix("gRPC listening on ").map(str::to_owned))
-            .expect("the server tells its address");
+        let mut lines = lines.map_while(Result::ok);
+        let mut told = |what: &str| {
+            lines
+                .find_map(|line| line.strip_prefix(what).map(str::to_owned))
+                .expect("the server tells its addresses")
+        };
+        let (address, http) = (told("gRPC listening on "), told("HTTP listening on "));
         // The port is open before the line is printed; the first call waits until it serves.
         let channel = Channel::from_shared(format!("http://{address}"));
-        Self { child, channel: channel.expect("an address").connect_lazy() }
+        Self { child, channel: channel.expect("an address").connect_lazy(), http }
+    }
+
+    /// CPU time it has used; only Linux tells.
+    pub(crate) fn cpu_seconds(&self) -> f64 {
+        // What Linux counts a second, whatever the kernel's own clock does.
+        const TICKS: f64 = 100.0;
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id()));
+        let stat = stat.unwrap_or_default();
+        // The name of the program, in parentheses, may have spaces in it.
+        let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
+        let ticks = fields.skip(11).take(2).filter_map(|ticks| ticks.parse::<f64>().ok());
+        ticks.sum::<f64>() / TICKS
     }
 
     pub(crate) fn executions(&self) -> ExecutionServiceClient<Channel> {

@@ -32,7 +32,7 @@ impl ExecutionService for Executions {
         &self,
         request: Request<pb::SubmitExecutionRequest>,
     ) -> Answer<pb::SubmitExecutionResponse> {
-        let trace = convert::trace_context(request.metadata());
+        let trace = convert::trace_context(request.metadata().as_ref());
         let draft = convert::draft(request.into_inner(), trace)?;
         let submission = self.engine.submit(vec![draft]).await?.pop().ok_or(Refusal::Fault)?;
         let response = pb::SubmitExecutionResponse {
@@ -46,7 +46,7 @@ impl ExecutionService for Executions {
         &self,
         request: Request<pb::BatchSubmitExecutionsRequest>,
     ) -> Answer<pb::BatchSubmitExecutionsResponse> {
-        let trace = convert::trace_context(request.metadata());
+        let trace = convert::trace_context(request.metadata().as_ref());
         let drafts = convert::drafts(request.into_inner(), trace.as_ref())?;
         let submissions = self.engine.submit(drafts).await.map_err(Refusal::BatchSubmit)?;
         let executions = submissions.iter().map(|one| execution(&one.view, Payload::Without));
@@ -108,7 +108,7 @@ impl ExecutionService for Executions {
         &self,
         request: Request<pb::RetryExecutionRequest>,
     ) -> Answer<pb::RetryExecutionResponse> {
-        let trace = convert::trace_context(request.metadata());
+        let trace = convert::trace_context(request.metadata().as_ref());
         let (id, request_id) = convert::retry(request.into_inner())?;
         let submission = self.engine.retry(id, request_id, trace).await?;
         let response = pb::RetryExecutionResponse {
@@ -122,9 +122,10 @@ impl ExecutionService for Executions {
         &self,
         request: Request<pb::BatchRetryExecutionsRequest>,
     ) -> Answer<pb::BatchRetryExecutionsResponse> {
+        let trace = convert::trace_context(request.metadata().as_ref());
         let validate_only = request.get_ref().validate_only;
         let filter = convert::batch_retry(request.into_inner())?;
-        let done = self.engine.retry_matching(&filter, validate_only).await?;
+        let done = self.engine.retry_matching(&filter, trace.as_ref(), validate_only).await?;
         Ok(Response::new(pb::BatchRetryExecutionsResponse {
             matched_count: convert::to_i64(done.matched),
             execution_ids: done.created.iter().map(ToString::to_string).collect(),

@@ -24,6 +24,8 @@ use crate::pb::execution_service_server::ExecutionServiceServer;
 use crate::pb::provider_service_server::ProviderServiceServer;
 use crate::pb::system_service_server::SystemServiceServer;
 
+pub(crate) use convert::trace_context;
+
 use execution_service::Executions;
 use provider_service::Providers;
 use system_service::System;
@@ -42,7 +44,7 @@ pub fn routes(engine: Engine) -> Routes {
     let providers = ProviderServiceServer::new(Providers { engine: engine.clone() })
         .max_decoding_message_size(MAX_REQUEST_BYTES)
         .max_encoding_message_size(MAX_ANSWER_BYTES);
-    let system = SystemServiceServer::new(System { engine })
+    let system = SystemServiceServer::new(System::new(engine))
         .max_decoding_message_size(MAX_REQUEST_BYTES)
         .max_encoding_message_size(MAX_ANSWER_BYTES);
     let services = Routes::new(executions).add_service(providers).add_service(system);

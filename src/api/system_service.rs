@@ -2,8 +2,9 @@
 
 use tonic::{Request, Response, Status};
 
+use super::convert;
 use super::error::Refusal;
-use super::{convert, log_level};
+use super::log_level::LevelSetter;
 use crate::engine::Engine;
 use crate::pb;
 use crate::pb::system_service_server::SystemService;
@@ -12,7 +13,14 @@ type Answer<T> = Result<Response<T>, Status>;
 
 /// The service over one engine.
 pub(super) struct System {
-    pub(super) engine: Engine,
+    engine: Engine,
+    level: LevelSetter,
+}
+
+impl System {
+    pub(super) fn new(engine: Engine) -> Self {
+        Self { level: LevelSetter::start(&engine), engine }
+    }
 }
 
 #[tonic::async_trait]
@@ -43,6 +51,6 @@ impl SystemService for System {
         if let Some(meant) = wanted.worker.filter(|meant| *meant != this) {
             return Err(Refusal::OtherWorker { meant, this }.into());
         }
-        Ok(Response::new(log_level::set(wanted, &self.engine)?))
+        Ok(Response::new(self.level.set(wanted, &self.engine)?))
     }
 }

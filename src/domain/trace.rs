@@ -16,10 +16,11 @@ pub struct TraceContext {
 
 impl TraceContext {
     /// What a caller sent, if its `traceparent` is well-formed: a malformed one is ignored, as W3C
-    /// asks. A `tracestate` that is malformed or too long is dropped alone.
+    /// asks, and one of a later version is read as far as it is known. A `tracestate` that is malformed
+    /// or too long is dropped alone.
     pub fn parse(traceparent: &str, tracestate: Option<&str>) -> Option<Self> {
-        is_traceparent(traceparent).then(|| Self {
-            traceparent: traceparent.to_owned(),
+        Some(Self {
+            traceparent: known(traceparent)?,
             tracestate: tracestate.filter(|state| is_tracestate(state)).map(str::to_owned),
         })
     }
@@ -28,13 +29,32 @@ impl TraceContext {
     pub fn trace_id(&self) -> &str {
         self.traceparent.split('-').nth(1).unwrap_or_default()
     }
+
+    /// Whether whoever began the trace keeps it somewhere.
+    pub fn is_sampled(&self) -> bool {
+        is_sampled(self.traceparent.split('-').nth(3).unwrap_or_default())
+    }
 }
 
-fn is_traceparent(text: &str) -> bool {
+/// A `traceparent` in version 00, if this is one.
+fn known(text: &str) -> Option<String> {
     let mut parts = text.split('-');
     let [version, trace_id, parent_id, flags] = [(); 4].map(|()| parts.next().unwrap_or_default());
-    let complete = parts.next().is_none();
-    complete && version == "00" && is_id(trace_id, 32) && is_id(parent_id, 16) && is_hex(flags, 2)
+    let is_whole = is_id(trace_id, 32) && is_id(parent_id, 16) && is_hex(flags, 2);
+    match version {
+        _ if !is_whole => None,
+        "00" => parts.next().is_none().then(|| text.to_owned()),
+        "ff" => None,
+        // What follows, and all flags but one, may mean anything there.
+        later if is_hex(later, 2) => {
+            Some(format!("00-{trace_id}-{parent_id}-0{}", u8::from(is_sampled(flags))))
+        }
+        _ => None,
+    }
+}
+
+fn is_sampled(flags: &str) -> bool {
+    u8::from_str_radix(flags, 16).is_ok_and(|flags| flags & 1 == 1)
 }
 
 fn is_id(text: &str, length: usize) -> bool {
@@ -85,11 +105,40 @@ mod tests {
     }
 
     #[test]
+    fn of_a_later_version_what_is_known_is_taken() {
+        let ids = "0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331";
+        for (later, flags) in [
+            (format!("01-{ids}-01"), "01"),
+            (format!("cc-{ids}-01-what-will-be"), "01"),
+            (format!("fe-{ids}-01-"), "01"),
+            (format!("cc-{ids}-fe-what-will-be"), "00"),
+        ] {
+            let context = TraceContext::parse(&later, Some("rojo=1")).unwrap();
+            assert_eq!(context.traceparent, format!("00-{ids}-{flags}"), "{later}");
+            assert_eq!(context.tracestate.as_deref(), Some("rojo=1"));
+        }
+    }
+
+    #[test]
+    fn one_flag_of_eight_says_that_a_trace_is_kept() {
+        let ids = "0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331";
+        for (flags, sampled) in [("01", true), ("03", true), ("00", false), ("02", false)] {
+            let context = TraceContext::parse(&format!("00-{ids}-{flags}"), None).unwrap();
+            assert_eq!(context.is_sampled(), sampled, "{flags}");
+        }
+    }
+
+    #[test]
     fn a_malformed_trace_context_is_ignored() {
         for bad in [
             "",
             "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331",
-            "01-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+            "ff-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+            "1-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+            "CC-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+            "cc-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331",
+            "cc-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01.what-will-be",
+            "cc-00000000000000000000000000000000-b7ad6b7169203331-01-what-will-be",
             "00-0AF7651916CD43DD8448EB211C80319C-b7ad6b7169203331-01",
             "00-00000000000000000000000000000000-b7ad6b7169203331-01",
             "00-0af7651916cd43dd8448eb211c80319c-0000000000000000-01",

@@ -125,14 +125,19 @@ impl Engine {
         self.measure(spec, found.as_ref(), &ending, stop.reason());
         self.0.active.work_over(&attempt.lease);
         let news = self.worth_telling(&claimed, configured, found, seen);
-        spans::ended(&Span::current(), &ending, how);
-        let settled = self.settle(&attempt.lease, ending, news).instrument(spans::settle(how));
-        if settled.await {
+        let error = spans::error_of(&ending);
+        let settling = spans::settle();
+        let settled = self.settle(&attempt.lease, ending, news).instrument(settling.clone()).await;
+        spans::ended(&Span::current(), &settling, settled.then_some((how, error)));
+        drop(settling);
+        if settled {
             let (provider, example) = (&spec.provider, self.example(spec));
             self.0.lately.ended(provider, how, self.now());
             self.0.instruments().attempt_ended(provider, how, ran, example);
+            tracing::debug!(outcome = ?how, "attempt ended");
+        } else {
+            tracing::debug!(refused = ?how, "attempt ended, but its lease was lost");
         }
-        tracing::debug!(outcome = ?how, "attempt ended");
     }
 
     /// Runs the provider until it ends or its grace after a stop is over.
@@ -225,7 +230,7 @@ impl Engine {
 
     /// The trace that shows what an execution went through, if it is kept.
     fn example(&self, spec: &Spec) -> Option<Example> {
-        spec.trace.as_ref().and_then(|it| Example::of(&it.traceparent, self.now()))
+        spec.trace.as_ref().and_then(|it| Example::of(it, self.now()))
     }
 
     /// What its provider is to hear of an attempt.

@@ -1,7 +1,7 @@
 //! Whether the dispatcher turns: it notes every turn that went well, and twice a second while it waits.
 //!
 //! What must stay true: a turn that hangs, and turns that fail, are silence; so is a loop that nobody
-//! runs. One that has nothing to do is not.
+//! runs. One that has nothing to do is not. What waits for a writer is told from what hangs elsewhere in a turn.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -21,8 +21,8 @@ pub(super) struct Beats {
     last: AtomicU64,
     /// Since a turn failed, none has looked at everything.
     failing: AtomicBool,
-    /// A turn is under way.
-    turning: AtomicBool,
+    /// It waits for a writer of the store.
+    writing: AtomicBool,
 }
 
 /// How the dispatcher fares.
@@ -30,8 +30,8 @@ pub(super) struct Beats {
 pub struct DispatcherState {
     /// How long ago it was last known to turn: about half a second at most if all is well.
     pub silence: Duration,
-    /// Whether it waits for the store, and the turn before did not fail.
-    pub waits_for_store: bool,
+    /// Whether it waits for a writer of the store, and the turn before did not fail.
+    pub waits_for_writer: bool,
 }
 
 impl Default for Beats {
@@ -40,21 +40,21 @@ impl Default for Beats {
             born: Instant::now(),
             last: AtomicU64::new(0),
             failing: AtomicBool::new(false),
-            turning: AtomicBool::new(false),
+            writing: AtomicBool::new(false),
         }
     }
 }
 
 impl Beats {
-    /// A turn begins.
-    pub(super) fn turns(&self) {
-        self.turning.store(true, Ordering::Relaxed);
+    /// Does what needs a writer of the store. Nothing else that a turn waits for is behind others.
+    pub(super) async fn while_writing<T>(&self, write: impl Future<Output = T>) -> T {
+        let _writing = Writing::begin(&self.writing);
+        write.await
     }
 
     /// A turn went well. Only one that looked at everything says that the store can be used again: others
     /// may not have asked it anything.
     pub(super) fn turned(&self, looked: bool) {
-        self.turning.store(false, Ordering::Relaxed);
         if looked {
             self.failing.store(false, Ordering::Relaxed);
         }
@@ -63,7 +63,6 @@ impl Beats {
 
     /// A turn failed.
     pub(super) fn failed(&self) {
-        self.turning.store(false, Ordering::Relaxed);
         self.failing.store(true, Ordering::Relaxed);
     }
 
@@ -86,17 +85,36 @@ impl Beats {
         let last = Duration::from_millis(self.last.load(Ordering::Relaxed));
         now.saturating_duration_since(self.born).saturating_sub(last)
     }
+
+    fn state(&self, now: Instant) -> DispatcherState {
+        let (writing, failing) = (&self.writing, &self.failing);
+        DispatcherState {
+            silence: self.silence(now),
+            waits_for_writer: writing.load(Ordering::Relaxed) && !failing.load(Ordering::Relaxed),
+        }
+    }
+}
+
+/// Says that there is a write until it is dropped: also with a turn that panics.
+struct Writing<'a>(&'a AtomicBool);
+
+impl<'a> Writing<'a> {
+    fn begin(writing: &'a AtomicBool) -> Self {
+        writing.store(true, Ordering::Relaxed);
+        Self(writing)
+    }
+}
+
+impl Drop for Writing<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
 }
 
 impl Engine {
     /// How the dispatcher fares.
     pub fn dispatcher(&self) -> DispatcherState {
-        let beats = &self.0.beats;
-        let (turning, failing) = (&beats.turning, &beats.failing);
-        DispatcherState {
-            silence: beats.silence(Instant::now()),
-            waits_for_store: turning.load(Ordering::Relaxed) && !failing.load(Ordering::Relaxed),
-        }
+        self.0.beats.state(Instant::now())
     }
 }
 
@@ -128,5 +146,20 @@ mod tests {
         beats.turned(true);
         beats.beat(later);
         assert_eq!(beats.silence(later), Duration::ZERO);
+    }
+
+    #[tokio::test]
+    async fn it_waits_for_a_writer_only_while_it_writes_and_unless_it_fails() {
+        let beats = Beats::default();
+        let waits = || beats.state(beats.born).waits_for_writer;
+        assert!(!waits());
+        beats.while_writing(async { assert!(waits()) }).await;
+        assert!(!waits(), "what follows in the turn are reads");
+        let mut given_up = Box::pin(beats.while_writing(std::future::pending::<()>()));
+        assert!(futures_util::poll!(&mut given_up).is_pending() && waits());
+        drop(given_up);
+        assert!(!waits());
+        beats.failed();
+        beats.while_writing(async { assert!(!waits(), "then it waits for no good") }).await;
     }
 }

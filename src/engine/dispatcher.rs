@@ -65,7 +65,6 @@ impl Engine {
         let mut pace = Pace::from(Instant::now(), self.0.instruments().tally());
         while !claiming.is_cancelled() {
             let looks = Instant::now() >= agenda.poll;
-            beats.turns();
             if let Err(error) = self.work_off(&mut agenda, &mut pace).await {
                 // Told once for as long as it lasts.
                 if agenda.pause == FIRST_PAUSE {
@@ -110,7 +109,7 @@ impl Engine {
     }
 
     async fn advance_and_claim(&self, agenda: &mut Agenda) -> Result<()> {
-        let Inner { store, settings, alarm, active, register, resources, .. } = &*self.0;
+        let Inner { store, settings, alarm, active, register, resources, beats, .. } = &*self.0;
         let polling = Instant::now() >= agenda.poll;
         if polling || alarm.next() <= self.now() {
             self.advance().await?;
@@ -141,7 +140,7 @@ impl Engine {
             lease: settings.lease,
         };
         let began = opentelemetry::time::now();
-        let report = store.claim(claim).await?;
+        let report = beats.while_writing(store.claim(claim)).await?;
         agenda.note(&look, &report, Instant::now(), rand::random());
         for (provider, at) in &report.resumes {
             agenda.resumes(provider, Instant::now() + at.since(self.now()));
@@ -178,10 +177,10 @@ impl Engine {
 
     /// Makes the changes that time alone brings about.
     async fn advance(&self) -> Result<()> {
-        let Inner { store, settings, alarm, .. } = &*self.0;
+        let Inner { store, settings, alarm, beats, .. } = &*self.0;
         // Cleared first: what others set meanwhile stands.
         alarm.clear();
-        let advanced = store.advance(settings.reclaim_grace()).await?;
+        let advanced = beats.while_writing(store.advance(settings.reclaim_grace())).await?;
         for (id, provider) in &advanced.reclaimed {
             tracing::warn!(
                 execution.id = %id, %provider,

@@ -39,6 +39,7 @@ impl Engine {
     pub async fn retry_matching(
         &self,
         filter: &Filter,
+        trace: Option<&TraceContext>,
         validate_only: bool,
     ) -> Result<BulkRetried, SubmitError> {
         let ended = [State::Failed, State::Cancelled];
@@ -68,13 +69,17 @@ impl Engine {
         }
         let mut created = Vec::new();
         for ids in self.0.store.list(&query).await?.chunks(READ_AT_ONCE) {
-            created.extend(self.retry_once(ids).await?);
+            created.extend(self.retry_once(ids, trace).await?);
         }
         Ok(BulkRetried { matched, created, more })
     }
 
     /// Runs each of these again unless that was done before, also by a call at the same moment.
-    async fn retry_once(&self, ids: &[ExecutionId]) -> Result<Vec<ExecutionId>, SubmitError> {
+    async fn retry_once(
+        &self,
+        ids: &[ExecutionId],
+        trace: Option<&TraceContext>,
+    ) -> Result<Vec<ExecutionId>, SubmitError> {
         let mut created = Vec::with_capacity(ids.len());
         let mut drafts = Vec::with_capacity(ids.len());
         let mut bytes = 0;
@@ -82,18 +87,25 @@ impl Engine {
             bytes += old.spec.input.json.len();
             drafts.push(again(&old, Some(format!("{OWN_REQUEST_ID}retry of {}", old.spec.id))));
             if bytes > SUBMIT_BYTES {
-                created.extend(self.submit_earlier(std::mem::take(&mut drafts)).await?);
+                created.extend(self.submit_earlier(std::mem::take(&mut drafts), trace).await?);
                 bytes = 0;
             }
         }
-        created.extend(self.submit_earlier(drafts).await?);
+        created.extend(self.submit_earlier(drafts, trace).await?);
         let new = created.into_iter().filter(|submission| !submission.replayed);
         Ok(new.map(|submission| submission.view.execution.spec.id).collect())
     }
 
-    /// Stores drafts that still have the traces of what they run again.
-    async fn submit_earlier(&self, drafts: Vec<Draft>) -> Result<Vec<Submission>, SubmitError> {
+    /// Stores drafts that still have the traces of what they run again; they keep those only if the call has none.
+    async fn submit_earlier(
+        &self,
+        mut drafts: Vec<Draft>,
+        trace: Option<&TraceContext>,
+    ) -> Result<Vec<Submission>, SubmitError> {
         let earlier: Vec<_> = drafts.iter().filter_map(|draft| draft.trace.clone()).collect();
+        if let Some(trace) = trace {
+            drafts.iter_mut().for_each(|draft| draft.trace = Some(trace.clone()));
+        }
         self.submit_again(drafts, &earlier).await
     }
 

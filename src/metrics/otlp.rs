@@ -16,6 +16,10 @@ use crate::domain::Timestamp;
 
 const CUMULATIVE: i32 = AggregationTemporality::Cumulative as i32;
 
+/// What the conventions ask a metric to say beside its labels: one that never changes is no use to
+/// Prometheus.
+const ALWAYS: &[(&str, &str, &str)] = &[("rpc.server.call.duration", "rpc.system.name", "grpc")];
+
 /// From when the counts are, and of when.
 #[derive(Debug, Clone, Copy)]
 struct Span {
@@ -52,6 +56,9 @@ impl Instruments {
 
     fn metric(&self, family: model::MetricFamily, span: Span) -> Option<Metric> {
         let kind = family.r#type();
+        let name = family.name.trim_end_matches("_total");
+        let name = name.strip_suffix(family.unit.as_str()).unwrap_or(name).trim_end_matches('_');
+        let name = self.names.dotted(name).to_owned();
         let metrics = family.metric.into_iter();
         let data = match kind {
             model::MetricType::Counter => metric::Data::Sum(Sum {
@@ -63,7 +70,7 @@ impl Instruments {
                 data_points: metrics.filter_map(|it| level(it, span)).collect(),
             }),
             model::MetricType::Histogram => metric::Data::Histogram(Histogram {
-                data_points: metrics.filter_map(|it| histogram(it, span)).collect(),
+                data_points: metrics.filter_map(|it| histogram(&name, it, span)).collect(),
                 aggregation_temporality: CUMULATIVE,
             }),
             // None of ours are of these kinds.
@@ -77,10 +84,8 @@ impl Instruments {
             "ratio" => "1",
             other => other,
         };
-        let name = family.name.trim_end_matches("_total");
-        let name = name.strip_suffix(family.unit.as_str()).unwrap_or(name).trim_end_matches('_');
         Some(Metric {
-            name: self.names.dotted(name).to_owned(),
+            name,
             description: family.help,
             unit: unit.to_owned(),
             metadata: Vec::new(),
@@ -108,7 +113,7 @@ fn number(labels: Vec<model::LabelPair>, value: f64, span: Span) -> NumberDataPo
     }
 }
 
-fn histogram(metric: model::Metric, span: Span) -> Option<HistogramDataPoint> {
+fn histogram(name: &str, metric: model::Metric, span: Span) -> Option<HistogramDataPoint> {
     let of = metric.histogram?;
     let bounds = of.bucket.iter().map(|bucket| bucket.upper_bound);
     // The last is beyond all bounds.
@@ -120,8 +125,10 @@ fn histogram(metric: model::Metric, span: Span) -> Option<HistogramDataPoint> {
         below = bucket.cumulative_count;
     }
     bucket_counts.push(of.sample_count.saturating_sub(below));
+    let always = ALWAYS.iter().filter(|(of, ..)| *of == name);
+    let always = always.map(|&(_, key, value)| text(key.to_owned(), value.to_owned()));
     Some(HistogramDataPoint {
-        attributes: metric.label.into_iter().map(attribute).collect(),
+        attributes: metric.label.into_iter().map(attribute).chain(always).collect(),
         start_time_unix_nano: span.start,
         time_unix_nano: span.now,
         count: of.sample_count,
@@ -160,7 +167,11 @@ fn attribute(label: model::LabelPair) -> KeyValue {
         "rpc_response_status_code" => "rpc.response.status_code".to_owned(),
         _ => label.name,
     };
-    let value = AnyValue { value: Some(any_value::Value::StringValue(label.value)) };
+    text(key, label.value)
+}
+
+fn text(key: String, value: String) -> KeyValue {
+    let value = AnyValue { value: Some(any_value::Value::StringValue(value)) };
     KeyValue { key, value: Some(value), ..Default::default() }
 }
 

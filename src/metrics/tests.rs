@@ -1,5 +1,6 @@
 use std::time::Duration;
 
+use opentelemetry_proto::tonic::common::v1::any_value;
 use opentelemetry_proto::tonic::metrics::v1::{Metric, metric::Data, number_data_point::Value};
 use opentelemetry_proto::tonic::resource::v1::Resource;
 
@@ -167,6 +168,32 @@ fn methods_that_are_not_of_the_contract_share_one_series() {
     let count = |labels: &str| format!("rpc_server_call_duration_seconds_count{{{labels}}} 1");
     assert_line(&shown, &count("rpc_method=\"a.B/C\",rpc_response_status_code=\"OK\""));
     assert_line(&shown, &count("rpc_method=\"_OTHER\",rpc_response_status_code=\"UNIMPLEMENTED\""));
+}
+
+#[test]
+fn a_collector_is_told_of_calls_what_the_conventions_ask_for() {
+    let instruments = Instruments::default();
+    instruments.called(Some("a.B/C"), "OK", Duration::from_millis(2), None);
+    let request = instruments.to_otlp(Resource::default(), at(10), at(60));
+    let metrics = &request.resource_metrics[0].scope_metrics[0].metrics;
+    let calls = metrics.iter().find(|it| it.name == "rpc.server.call.duration");
+    let Some(Data::Histogram(calls)) = calls.and_then(|it| it.data.as_ref()) else {
+        panic!("no histogram")
+    };
+    let attributes = calls.data_points[0].attributes.iter().map(|it| {
+        let value = it.value.clone().and_then(|it| it.value);
+        let Some(any_value::Value::StringValue(value)) = value else { panic!("no text") };
+        (it.key.as_str(), value)
+    });
+    let attributes: Vec<_> = attributes.collect();
+    let told = |key: &str, value: &str| attributes.contains(&(key, value.to_owned()));
+    assert!(told("rpc.system.name", "grpc"), "{attributes:?}");
+    assert!(told("rpc.method", "a.B/C") && told("rpc.response.status_code", "OK"));
+    assert_eq!(attributes.len(), 3);
+    assert!(!text(&instruments).contains("grpc"), "it is no label");
+    for other in metrics.iter().filter(|it| it.name != "rpc.server.call.duration") {
+        assert!(!format!("{other:?}").contains("rpc.system.name"), "{other:?}");
+    }
 }
 
 #[test]

@@ -12,7 +12,7 @@ use prometheus_client::encoding::{EncodeLabelSet, EncodeMetric, MetricEncoder};
 use prometheus_client::metrics::exemplar::HistogramWithExemplars;
 use prometheus_client::metrics::{MetricType, TypedMetric};
 
-use crate::domain::Timestamp;
+use crate::domain::{Timestamp, TraceContext};
 
 /// Bounds for what may take from a millisecond to an hour, in seconds.
 pub(super) const WORK_BOUNDS: &[f64] = &[
@@ -40,13 +40,9 @@ impl Example {
         Self { trace_id, at }
     }
 
-    /// The trace that a W3C `traceparent` names, if that trace is kept somewhere: its sampled flag is
-    /// set.
-    pub fn of(traceparent: &str, at: Timestamp) -> Option<Self> {
-        let mut parts = traceparent.split('-').skip(1);
-        let (trace_id, _, flags) = (parts.next()?, parts.next()?, parts.next()?);
-        let sampled = u8::from_str_radix(flags, 16).is_ok_and(|flags| flags & 1 == 1);
-        (sampled && trace_id.len() == 32).then(|| Self { trace_id: trace_id.to_owned(), at })
+    /// In this trace, if it is kept somewhere.
+    pub fn of(trace: &TraceContext, at: Timestamp) -> Option<Self> {
+        trace.is_sampled().then(|| Self::in_trace(trace.trace_id().to_owned(), at))
     }
 }
 
@@ -195,13 +191,12 @@ mod tests {
     #[test]
     fn only_a_trace_that_is_kept_is_an_example() {
         let at = Timestamp::from_micros(7);
-        let of = |text: &str| Example::of(text, at).map(|example| example.trace_id);
-        assert_eq!(of(&format!("00-{TRACE}-b7ad6b7169203331-01")).as_deref(), Some(TRACE));
-        assert_eq!(of(&format!("00-{TRACE}-b7ad6b7169203331-03")).as_deref(), Some(TRACE));
-        assert_eq!(of(&format!("00-{TRACE}-b7ad6b7169203331-00")), None);
-        for malformed in ["", "00", "00-1-2-01", "00-zz-2"] {
-            assert_eq!(of(malformed), None, "{malformed}");
-        }
+        let of = |flags: &str| {
+            let trace = format!("00-{TRACE}-b7ad6b7169203331-{flags}");
+            Example::of(&TraceContext::parse(&trace, None)?, at).map(|example| example.trace_id)
+        };
+        assert_eq!(of("01").as_deref(), Some(TRACE));
+        assert_eq!(of("00"), None);
     }
 
     #[test]

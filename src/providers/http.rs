@@ -163,7 +163,7 @@ fn request(call: &Call) -> Request {
     let body = call.input.get("body").filter(|body| !body.is_null());
     let default = if body.is_some() { Method::POST } else { Method::GET };
     let method = text("method").and_then(|method| method.parse().ok()).unwrap_or(default);
-    let mut request = Request::new(method, text("path").unwrap_or_default())
+    let mut request = Request::new(method, text("path").unwrap_or_default().to_owned())
         // For servers that know it: the same for an attempt and the one after its crash.
         .header("idempotency-key", &call.key.to_string());
     request = match body {

@@ -1,9 +1,14 @@
 //! What traces tell of a call of a language model: which was called for what, and how it ended;
 //! nothing of what was said.
+//!
+//! What must stay true: whatever stands in an input or an answer, little of it is told.
 
 use serde_json::{Map, Value};
 
 use crate::domain::check_model;
+
+/// The most reasons that are told of one answer: each choice has its own.
+const MAX_REASONS: usize = 8;
 
 /// A call of a model, named as the conventions of OpenTelemetry for generative AI have it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,14 +21,14 @@ pub struct ModelCall {
     pub model: Option<String>,
 }
 
-/// What a model's answer tells of itself.
+/// What a model's answer tells of itself; each at most 128 printable characters, else it is left out.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ModelAnswer {
     /// The model that answered.
     pub model: Option<String>,
     /// The provider's id of the answer.
     pub id: Option<String>,
-    /// Why it ended, for each choice.
+    /// Why it ended, for each choice; at most 8.
     pub finish_reasons: Vec<String>,
 }
 
@@ -40,10 +45,13 @@ impl ModelCall {
 
     /// Reads the answer of any of them.
     pub fn answer(output: &Value) -> ModelAnswer {
-        let text = |value: &Value, name: &str| value.get(name)?.as_str().map(str::to_owned);
+        let text = |value: &Value, name: &str| {
+            let text = value.get(name)?.as_str()?;
+            check_model(text).is_ok().then(|| text.to_owned())
+        };
         let choices = output.get("choices").and_then(Value::as_array).into_iter().flatten();
         let mut finish_reasons: Vec<_> =
-            choices.filter_map(|choice| text(choice, "finish_reason")).collect();
+            choices.filter_map(|choice| text(choice, "finish_reason")).take(MAX_REASONS).collect();
         let of_whole = ["stop_reason", "done_reason"].into_iter().find_map(|it| text(output, it));
         let incomplete = || text(output.get("incomplete_details")?, "reason");
         let of_response = || {
@@ -51,6 +59,7 @@ impl ModelCall {
             is_response.then(|| text(output, "status")).flatten()
         };
         finish_reasons.extend(of_whole.or_else(incomplete).or_else(of_response));
+        finish_reasons.truncate(MAX_REASONS);
         ModelAnswer { model: text(output, "model"), id: text(output, "id"), finish_reasons }
     }
 }
@@ -80,6 +89,27 @@ mod tests {
         ] {
             assert_eq!(ModelCall::answer(&answer).finish_reasons, reasons, "{answer}");
         }
+    }
+
+    #[test]
+    fn of_an_answer_without_measure_little_is_told() {
+        let long = "x".repeat(129);
+        let choices = vec![json!({"finish_reason": "stop"}); 100_000];
+        let answer = ModelCall::answer(&json!({
+            "model": long, "id": "i".repeat(1 << 20), "choices": choices, "stop_reason": "end_turn",
+        }));
+        assert_eq!((answer.model, answer.id), (None, None));
+        assert_eq!(answer.finish_reasons, ["stop"; MAX_REASONS]);
+
+        let choices = json!([
+            {"finish_reason": long}, {"finish_reason": "a\nb"}, {"finish_reason": ""},
+            {"finish_reason": "length"},
+        ]);
+        let told = "y".repeat(128);
+        let answer = json!({"model": told, "id": "a\u{7}", "choices": choices});
+        let answer = ModelCall::answer(&answer);
+        assert_eq!((answer.model, answer.id), (Some(told), None));
+        assert_eq!(answer.finish_reasons, ["length"]);
     }
 
     #[test]

@@ -161,8 +161,12 @@ impl Server {
         let closing = CancellationToken::new();
         let (health, health_service) = Health::new().await;
         let routes = api::routes(engine.clone()).add_service(health_service);
-        let measure = from_fn_with_state(engine.clone(), measured::measure);
-        let routes = routes.into_axum_router().layer(measure).into();
+        let routes = if engine.instruments().is_full() {
+            let measure = from_fn_with_state(engine.clone(), measured::measure);
+            routes.into_axum_router().layer(measure).into()
+        } else {
+            routes
+        };
         let grpc =
             grpc_port.serve(&tasks, |listener| grpc::serve(listener, routes, closing.clone()));
         let condition = Condition::new(shutdown.phases());

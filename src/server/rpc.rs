@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderValue};
 use prost::Message;
 use prost_types::FileDescriptorSet;
 use tonic::body::Body;
@@ -13,9 +13,10 @@ use tracing::Span;
 use tracing::field::Empty;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
+use crate::api;
 use crate::domain::TraceContext;
 use crate::pb;
-use crate::telemetry::{self, RPC_TARGET};
+use crate::telemetry::{self, Entry, RPC_TARGET, UNTRACED_TARGET};
 
 /// What is served here of others' services.
 const OTHERS: &[&str] = &[
@@ -26,9 +27,31 @@ const OTHERS: &[&str] = &[
     "grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
 ];
 
+/// Decides whether a call is traced, before anything is made of it. What is not sampled has no spans, and goes on in
+/// its trace by its headers alone, as if nothing were traced here.
+pub(super) fn decide(mut request: http::Request<Body>) -> http::Request<Body> {
+    let Some(entry) = telemetry::entry(api::trace_context(request.headers()).as_ref()) else {
+        return request;
+    };
+    if let Entry::Unsampled(TraceContext { traceparent, .. }) = &entry
+        && let Ok(traceparent) = HeaderValue::from_str(traceparent)
+    {
+        request.headers_mut().insert("traceparent", traceparent);
+    }
+    request.extensions_mut().insert(entry);
+    request
+}
+
 /// The span of one call, up to the end of its answer. Disabled, and nearly free, unless traces or
 /// debug logs want it.
 pub(super) fn span(request: &http::Request<Body>) -> Span {
+    let entry = request.extensions().get();
+    if let Some(Entry::Unsampled(_)) = entry {
+        let (name, kind) = (method(request), "server");
+        return tracing::debug_span!(
+            target: UNTRACED_TARGET, "rpc", otel.name = name, otel.kind = kind
+        );
+    }
     let span = tracing::debug_span!(
         target: RPC_TARGET,
         "rpc",
@@ -41,9 +64,11 @@ pub(super) fn span(request: &http::Request<Body>) -> Span {
     if span.is_disabled() || !telemetry::traces_are_on() {
         return span;
     }
-    if let Some(caller) = caller(request.headers()) {
+    if let Some(caller) = api::trace_context(request.headers()) {
         // It was just made, so it can only fail where nothing is traced.
         let _ = span.set_parent(telemetry::remote_parent(&caller));
+    } else if let Some(Entry::Sampled(trace)) = entry {
+        telemetry::start_in(&span, *trace);
     }
     if telemetry::recorded(&span).is_some() {
         span.set_attribute("rpc.system.name", "grpc");
@@ -105,12 +130,6 @@ pub(super) const fn name(code: Code) -> (&'static str, bool) {
 
 fn method(request: &http::Request<Body>) -> &str {
     known(request.uri().path().trim_start_matches('/'))
-}
-
-fn caller(headers: &HeaderMap) -> Option<TraceContext> {
-    let traceparent = headers.get("traceparent")?.to_str().ok()?;
-    let states = headers.get_all("tracestate").iter().filter_map(|state| state.to_str().ok());
-    TraceContext::parse(traceparent, Some(&states.collect::<Vec<_>>().join(",")))
 }
 
 fn known(path: &str) -> &str {

@@ -1,21 +1,17 @@
 //! The store's transactions and statements as spans, where `trace_level` asks for them. They tell
 //! what is done, never with what.
 
-use tracing::{Level, Span};
+use tracing::Span;
 
 use super::{Lane, StoreKind};
-use crate::telemetry::STORE_TARGET;
+use crate::telemetry::{self, STORE_TARGET};
 
 /// How many of its operations a transaction links to.
 const MOST_LINKS: usize = 128;
 
-/// The span of whoever asks for an operation, where transactions are traced.
+/// The span of whoever asks for an operation, where anything is traced: transactions may be, too.
 pub(super) fn caller() -> Span {
-    if tracing::span_enabled!(target: STORE_TARGET, Level::DEBUG) {
-        Span::current()
-    } else {
-        Span::none()
-    }
+    if telemetry::traces_are_on() { Span::current() } else { Span::none() }
 }
 
 /// The span of one transaction. It belongs to none of those it works for, and links to them.

@@ -41,15 +41,16 @@ pub fn trace_of(span: &Span) -> Option<TraceContext> {
     let context = span.context();
     let span = context.span();
     let place = span.span_context();
-    place.is_valid().then(|| TraceContext {
-        traceparent: format!(
-            "00-{}-{}-{:02x}",
-            place.trace_id(),
-            place.span_id(),
-            place.trace_flags() & TraceFlags::SAMPLED
-        ),
+    place.is_valid().then(|| place_of(place, place.is_sampled()))
+}
+
+/// A place in a trace as it is handed on.
+pub(super) fn place_of(place: &SpanContext, sampled: bool) -> TraceContext {
+    let (trace, span, flags) = (place.trace_id(), place.span_id(), u8::from(sampled));
+    TraceContext {
+        traceparent: format!("00-{trace}-{span}-{flags:02x}"),
         tracestate: Some(place.trace_state().header()).filter(|state| !state.is_empty()),
-    })
+    }
 }
 
 /// The span's place in its trace, if it is recorded: what is told of others is worth no work.
@@ -65,6 +66,12 @@ pub fn recorded(span: &Span) -> Option<SpanContext> {
 /// Gives a span another name, once it is known.
 pub fn rename(span: &Span, name: impl Into<Cow<'static, str>>) {
     span.context().span().update_name(name);
+}
+
+/// A count as an attribute has it. Spans know no other whole numbers: whatever else they are given they
+/// keep as text.
+pub fn to_i64(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]

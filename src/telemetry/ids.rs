@@ -9,13 +9,22 @@ use tracing_opentelemetry::OpenTelemetrySpanExt;
 
 thread_local! {
     /// What the span has that is being started on this thread.
-    static GIVEN: Cell<Option<(TraceId, SpanId)>> = const { Cell::new(None) };
+    static GIVEN: Cell<Option<(TraceId, Option<SpanId>)>> = const { Cell::new(None) };
 }
 
 /// Starts a span under this id, and where it has no parent in this trace. It must be a new one, that
 /// nobody has entered yet.
 pub fn start_as(span: &Span, trace: TraceId, id: SpanId) {
-    GIVEN.set(Some((trace, id)));
+    start(span, (trace, Some(id)));
+}
+
+/// Starts a span that has no parent in this trace. It must be a new one, too.
+pub fn start_in(span: &Span, trace: TraceId) {
+    start(span, (trace, None));
+}
+
+fn start(span: &Span, given: (TraceId, Option<SpanId>)) {
+    GIVEN.set(Some(given));
     // Asking for its place in the trace starts it, here and now.
     let _started = span.context();
     GIVEN.set(None);
@@ -31,6 +40,7 @@ impl IdGenerator for Ids {
     }
 
     fn new_span_id(&self) -> SpanId {
-        GIVEN.get().map_or_else(|| self.0.new_span_id(), |(_, id)| id)
+        let given = GIVEN.get().and_then(|(_, id)| id);
+        given.unwrap_or_else(|| self.0.new_span_id())
     }
 }

@@ -1,11 +1,10 @@
 //! A line of the log: an event, with what the spans around it say of whose it is.
 //!
-//! What must stay true: a line is one line, whatever is in it; the innermost says what holds; a stderr that is
-//! closed or full is no trouble of the server's.
+//! What must stay true: a line is one line, whatever is in it; the innermost says what holds; whoever logs neither
+//! waits for stderr nor fails with it.
 
 use std::borrow::Cow;
 use std::fmt::{Debug, Write as _};
-use std::io::Write as _;
 use std::sync::OnceLock;
 use std::time::Instant;
 
@@ -22,6 +21,7 @@ use tracing_subscriber::layer::Context;
 use tracing_subscriber::registry::LookupSpan;
 
 use super::quiet::{Kind, Quiet};
+use super::stderr::Stderr;
 
 /// The worker that this process is, once that is known.
 static WORKER: OnceLock<String> = OnceLock::new();
@@ -46,13 +46,14 @@ pub(super) enum Style {
 /// Writes a line for each event.
 pub(super) struct Lines {
     style: Style,
+    stderr: Stderr,
     quiet: Quiet,
     dispatch: OnceLock<WeakDispatch>,
 }
 
 impl Lines {
-    pub(super) fn new(style: Style) -> Self {
-        Self { style, quiet: Quiet::default(), dispatch: OnceLock::new() }
+    pub(super) fn new(style: Style, stderr: Stderr) -> Self {
+        Self { style, stderr, quiet: Quiet::default(), dispatch: OnceLock::new() }
     }
 
     /// Where the event is in a trace, if it is in one: also if its innermost span is not logged.
@@ -71,14 +72,30 @@ impl Lines {
     }
 
     fn write(&self, line: &Line) {
+        let dropped = self.stderr.dropped();
+        if dropped > 0 {
+            let message =
+                format!("{dropped} lines of the log were dropped: nobody read them in time");
+            let mut fields = Fields::default();
+            fields.put("dropped", dropped.into());
+            self.stderr.write(self.text(&Line::new(
+                Level::WARN,
+                "flowgate::telemetry",
+                message,
+                fields,
+            )));
+        }
+        self.stderr.write(self.text(line));
+    }
+
+    fn text(&self, line: &Line) -> String {
         let mut text = match self.style {
             Style::Json => line.json(),
             Style::Plain => line.text(false),
             Style::Colored => line.text(true),
         };
         text.push('\n');
-        // Complaining of a closed stderr on that same stderr would help nobody.
-        let _ = std::io::stderr().lock().write_all(text.as_bytes());
+        text
     }
 }
 

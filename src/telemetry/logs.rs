@@ -11,6 +11,7 @@ use tracing_subscriber::{EnvFilter, Layer};
 
 use super::level::{self, Dial};
 use super::line::{Lines, Style};
+use super::stderr::Stderr;
 
 /// The longest filter: more than anyone writes.
 const MAX_FILTER_BYTES: usize = 1_024;
@@ -92,7 +93,10 @@ impl FromStr for LogFilter {
 }
 
 /// The layer that writes them, and what turns it up and down.
-pub(super) fn layer<S>(settings: &LogSettings) -> (Box<dyn Layer<S> + Send + Sync>, Dial)
+pub(super) fn layer<S>(
+    settings: &LogSettings,
+    stderr: Stderr,
+) -> (Box<dyn Layer<S> + Send + Sync>, Dial)
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
 {
@@ -106,7 +110,7 @@ where
         }
     };
     let (filter, dial) = level::filter(&settings.filter);
-    (Lines::new(style).with_filter(filter).boxed(), dial)
+    (Lines::new(style, stderr).with_filter(filter).boxed(), dial)
 }
 
 #[cfg(test)]

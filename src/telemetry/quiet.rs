@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tracing::{Level, Metadata};
 
+use super::collector::{self, Signal};
 use super::line::Fields;
 
 /// How long after a line the next one comes at the earliest.
@@ -81,35 +82,34 @@ fn line(name: &str, event: &Fields, since: u64) -> (String, Fields) {
     let why = why.into_iter().find(|said| !said.is_empty()).unwrap_or_default();
     let why: String = why.chars().take(MAX_WHY_CHARS).collect();
     let signal = signal(name);
+    let what = match signal {
+        Some(Signal::Traces) => "traces",
+        Some(Signal::Metrics) => "metrics",
+        None => "telemetry",
+    };
     let more = match since {
         0 => String::new(),
         more => format!("; {more} more like this since the last line"),
     };
-    let place = endpoint(signal).map(|url| format!(" at {url}")).unwrap_or_default();
-    let message = format!("The collector{place} does not take {signal}: {why}{more}");
+    let url = signal.and_then(collector::endpoint).map(|url| without_secrets(&url));
+    let place = url.map(|url| format!(" at {url}")).unwrap_or_default();
+    let message = format!("The collector{place} does not take {what}: {why}{more}");
     let mut fields = Fields::default();
-    fields.put("signal", signal.into());
+    fields.put("signal", what.into());
     fields.put("suppressed", since.into());
     (message, fields)
 }
 
-/// What is not taken, by the names that OpenTelemetry gives its own parts.
-fn signal(name: &str) -> &'static str {
+/// What is not taken, by the names that OpenTelemetry gives its own parts, if they say so.
+fn signal(name: &str) -> Option<Signal> {
     let named = |parts: &[&str]| parts.iter().any(|part| name.contains(part));
     if named(&["Span", "Trace"]) {
-        "traces"
+        Some(Signal::Traces)
     } else if named(&["Period", "Metric"]) {
-        "metrics"
+        Some(Signal::Metrics)
     } else {
-        "telemetry"
+        None
     }
-}
-
-/// Where the standard variables say that the collector is; without whatever could be a secret.
-fn endpoint(signal: &str) -> Option<String> {
-    let own = format!("OTEL_EXPORTER_OTLP_{}_ENDPOINT", signal.to_ascii_uppercase());
-    let set = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-    set(&own).or_else(|| set("OTEL_EXPORTER_OTLP_ENDPOINT")).map(|url| without_secrets(&url))
 }
 
 /// Neither a user and password nor parameters.
@@ -168,8 +168,9 @@ mod tests {
 
     #[test]
     fn metrics_are_told_from_traces() {
-        assert_eq!(signal("PeriodicReader.ExportError"), "metrics");
-        assert_eq!(signal("BatchSpanProcessor.SpansDropped"), "traces");
-        assert_eq!(signal("TonicMetricsClient.PartialSuccess"), "metrics");
+        assert_eq!(signal("PeriodicReader.ExportError"), Some(Signal::Metrics));
+        assert_eq!(signal("BatchSpanProcessor.SpansDropped"), Some(Signal::Traces));
+        assert_eq!(signal("TonicMetricsClient.PartialSuccess"), Some(Signal::Metrics));
+        assert_eq!(signal("Else.ExportError"), None);
     }
 }

@@ -167,6 +167,18 @@ async fn a_level_that_was_changed_again_is_not_ended_by_the_change_before() {
 }
 
 #[tokio::test]
+async fn levels_set_for_long_one_after_the_other_leave_nothing_behind() {
+    let server = TestServer::start(config()).await;
+    set(&server, "debug", Some(3_600_000)).await;
+    let before = alive_tasks(&server).await;
+    for _ in 0..100 {
+        set(&server, "debug", Some(3_600_000)).await;
+    }
+    let after = alive_tasks(&server).await;
+    assert!(after < before + 50, "{before} tasks before, {after} after");
+}
+
+#[tokio::test]
 async fn a_level_that_is_none_and_another_replica_are_refused() {
     let server = TestServer::start(config()).await;
     let request = SetLogLevelRequest { filter: "loud".to_owned(), ..Default::default() };
@@ -247,6 +259,17 @@ async fn line_of(server: &TestServer, id: &str, message: &str) -> Value {
         lines(server).into_iter().find(of)
     })
     .await
+}
+
+/// The tasks of the server, of all its runtimes.
+async fn alive_tasks(server: &TestServer) -> usize {
+    let (status, page) = server.http_get("/metrics").await;
+    assert_eq!(status, 200);
+    let alive = page.lines().filter(|line| line.starts_with("flowgate_runtime_alive_tasks{"));
+    let counts = alive.map(|line| line.rsplit(' ').next().and_then(|count| count.parse().ok()));
+    let counts: Option<Vec<usize>> = counts.collect();
+    let counts = counts.filter(|counts| !counts.is_empty());
+    counts.expect("every runtime tells how many it has").iter().sum()
 }
 
 async fn flowgate(server: &TestServer, args: &[&str]) -> Output {

@@ -35,7 +35,8 @@ pub(super) use scalar::{required, to_i64, to_timestamp};
 pub(super) use set_limits::{set_limits, too_many_models};
 pub(super) use submit::{draft, drafts, retry};
 pub(super) use system::{history, status, worker};
-pub(super) use trace::{tell_trace, trace_context};
+pub(super) use trace::tell_trace;
+pub(crate) use trace::trace_context;
 pub(super) use watch::{to_many, to_one, watch_many, watch_one};
 
 #[cfg(test)]

@@ -1,13 +1,14 @@
 //! The W3C trace context of a call, in its metadata.
 
+use http::HeaderMap;
 use tonic::metadata::{MetadataMap, MetadataValue};
 
 use crate::domain::TraceContext;
 
 /// The caller's trace context, if it sent a well-formed one.
-pub(crate) fn trace_context(metadata: &MetadataMap) -> Option<TraceContext> {
-    let traceparent = metadata.get("traceparent")?.to_str().ok()?;
-    let states = metadata.get_all("tracestate").iter().filter_map(|state| state.to_str().ok());
+pub(crate) fn trace_context(headers: &HeaderMap) -> Option<TraceContext> {
+    let traceparent = headers.get("traceparent")?.to_str().ok()?;
+    let states = headers.get_all("tracestate").iter().filter_map(|state| state.to_str().ok());
     // Said in several headers, it is one list.
     let tracestate = states.collect::<Vec<_>>().join(",");
     TraceContext::parse(traceparent, Some(&tracestate))
@@ -33,25 +34,25 @@ mod tests {
     #[test]
     fn a_trace_context_is_read_from_metadata_and_told_in_it() {
         let mut metadata = MetadataMap::new();
-        assert_eq!(trace_context(&metadata), None);
+        assert_eq!(trace_context(metadata.as_ref()), None);
         metadata.insert("traceparent", GOOD.parse().unwrap());
         metadata.append("tracestate", "a=1".parse().unwrap());
         metadata.append("tracestate", "b=2".parse().unwrap());
-        let context = trace_context(&metadata);
+        let context = trace_context(metadata.as_ref());
         let tracestate = Some("a=1,b=2".to_owned());
         assert_eq!(context, Some(TraceContext { traceparent: GOOD.to_owned(), tracestate }));
 
         let mut told = MetadataMap::new();
         tell_trace(context.as_ref(), &mut told);
-        assert_eq!(trace_context(&told), context);
+        assert_eq!(trace_context(told.as_ref()), context);
         tell_trace(None, &mut told);
-        assert_eq!(trace_context(&told), context);
+        assert_eq!(trace_context(told.as_ref()), context);
     }
 
     #[test]
     fn a_malformed_trace_context_is_no_context() {
         let mut metadata = MetadataMap::new();
         metadata.insert("traceparent", "00-zz".parse().unwrap());
-        assert_eq!(trace_context(&metadata), None);
+        assert_eq!(trace_context(metadata.as_ref()), None);
     }
 }

@@ -1,7 +1,8 @@
 //! The way of an execution as traces tell of it: `submit`, `queue wait`, `claim`, `attempt`, and
 //! within that `provider call` and `settle`.
 //!
-//! What must stay true: nothing is worked out for a span that nobody records; no attribute holds an
+//! What must stay true: nothing is worked out for a span that nobody records, and none is made in a trace that is not
+//! sampled; no attribute holds an
 //! input, a result or what a provider said.
 //!
 //! Attempts of one execution run on any replica, however far apart, and each links to the one
@@ -24,11 +25,11 @@ use uuid::Uuid;
 
 use super::{Draft, Submission, SubmitError};
 use crate::domain::{
-    Ending, Execution, ExecutionId, ProviderName, Timestamp, TraceContext, WorkerId,
+    Ending, ErrorCode, Execution, ExecutionId, ProviderName, Timestamp, TraceContext, WorkerId,
 };
 use crate::metrics;
 use crate::store::{ClaimReport, Claimed};
-use crate::telemetry::{self, SPAN_TARGET};
+use crate::telemetry::{self, SPAN_TARGET, UNTRACED_TARGET, to_i64};
 
 pub(super) use call::CallSpan;
 
@@ -103,34 +104,43 @@ pub(super) fn claim(
     telemetry::past_span("claim", SpanKind::Internal, None, times, attributes)
 }
 
+macro_rules! attempt_span {
+    ($target:expr, $claimed:expr, $worker:expr) => {
+        tracing::info_span!(
+            target: $target,
+            parent: None,
+            "attempt",
+            otel.kind = "consumer",
+            otel.status_code = Empty,
+            execution.id = %$claimed.lease.id,
+            provider = %$claimed.spec.provider,
+            attempt = i64::from($claimed.attempt),
+            worker.id = %$worker,
+            outcome = Empty,
+            error.r#type = Empty,
+            trace_id = Empty,
+        )
+    };
+}
+
 /// The span of an attempt, a child of the submission, and if it is recorded the wait before it.
 pub(super) fn attempt(
     claimed: &Claimed,
     worker: WorkerId,
     claim: Option<&SpanContext>,
 ) -> (Span, Option<QueueWait>) {
-    let span = tracing::info_span!(
-        parent: None,
-        "attempt",
-        otel.kind = "consumer",
-        otel.status_code = Empty,
-        execution.id = %claimed.lease.id,
-        provider = %claimed.spec.provider,
-        attempt = i64::from(claimed.attempt),
-        worker.id = %worker,
-        outcome = Empty,
-        error.r#type = Empty,
-        trace_id = Empty,
-    );
-    if !telemetry::traces_are_on() {
+    let trace = claimed.spec.trace.as_ref();
+    if !telemetry::traces_are_on() || trace.is_some_and(telemetry::leaves_no_span) {
+        let span = attempt_span!(UNTRACED_TARGET, claimed, worker);
         // The log says whose it is all the same.
-        if let Some(trace) = &claimed.spec.trace {
+        if let Some(trace) = trace {
             span.record("trace_id", trace.trace_id());
         }
         return (span, None);
     }
+    let span = attempt_span!(module_path!(), claimed, worker);
     let id = claimed.lease.id;
-    let parent = claimed.spec.trace.as_ref().map(telemetry::remote_parent);
+    let parent = trace.map(telemetry::remote_parent);
     let parent = parent.filter(|parent| parent.span().span_context().is_valid());
     let trace = parent
         .as_ref()
@@ -204,31 +214,54 @@ impl QueueWait {
     }
 }
 
-/// Notes how an attempt ended.
-pub(super) fn ended(span: &Span, ending: &Ending, how: metrics::Outcome) {
-    span.record("outcome", how.label());
-    let failure = match ending {
-        Ending::Succeeded { .. } | Ending::Released { .. } | Ending::Cancelled { .. } => return,
+/// With which error an attempt ended: to be stopped on request is none.
+pub(super) const fn error_of(ending: &Ending) -> Option<ErrorCode> {
+    match ending {
+        Ending::Succeeded { .. } | Ending::Released { .. } | Ending::Cancelled { .. } => None,
         Ending::Failed { failure, .. }
         | Ending::Retry { failure, .. }
-        | Ending::Crashed { failure } => failure,
-    };
-    span.record("error.type", failure.code.name());
-    span.record("otel.status_code", "ERROR");
+        | Ending::Crashed { failure } => Some(failure.code),
+    }
 }
 
 /// The span of writing down how an attempt ended.
-pub(super) fn settle(how: metrics::Outcome) -> Span {
-    tracing::debug_span!(target: SPAN_TARGET, "settle", outcome = how.label())
+pub(super) fn settle() -> Span {
+    tracing::debug_span!(
+        target: SPAN_TARGET,
+        "settle",
+        otel.status_code = Empty,
+        outcome = Empty,
+        error.r#type = Empty,
+    )
+}
+
+/// Notes how an attempt ended, if that was written down, and with which error if it failed. Of one whose
+/// lease was lost nothing is written down, whatever it came to.
+pub(super) fn ended(
+    attempt: &Span,
+    settle: &Span,
+    written: Option<(metrics::Outcome, Option<ErrorCode>)>,
+) {
+    let error = match written {
+        Some((how, error)) => {
+            attempt.record("outcome", how.label());
+            settle.record("outcome", how.label());
+            error
+        }
+        None => {
+            settle.record("error.type", ErrorCode::Lost.name());
+            settle.record("otel.status_code", "ERROR");
+            Some(ErrorCode::Lost)
+        }
+    };
+    if let Some(error) = error {
+        attempt.record("error.type", error.name());
+        attempt.record("otel.status_code", "ERROR");
+    }
 }
 
 fn link(span: &Span, to: SpanContext, what: &'static str) {
     span.add_link_with_attributes(to, vec![KeyValue::new(LINK, what)]);
-}
-
-/// Traces know no other whole numbers: whatever else they are given they keep as text.
-fn to_i64(count: usize) -> i64 {
-    i64::try_from(count).unwrap_or(i64::MAX)
 }
 
 /// The id of the span of an attempt.

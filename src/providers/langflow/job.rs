@@ -43,7 +43,8 @@ impl<'p> Flow<'p> {
     async fn ask(&self, handle: &Handle) -> Result<Value, Lost> {
         let path = format!("{WORKFLOWS}?job_id={}", id_in_path(handle, "job_id").map_err(failed)?);
         let route = self.route(handle).await.map_err(Lost::asking)?;
-        let answer = route.send(&Request::get(path)).await.map_err(Lost::asking)?;
+        let answer =
+            route.send(&Request::get(path).told_as(WORKFLOWS)).await.map_err(Lost::asking)?;
         let refused = (!answer.status().is_success()).then(|| answer.verdict());
         let bytes = answer.bytes().await.map_err(Lost::asking)?;
         let body = serde_json::from_slice::<Value>(&bytes);
@@ -104,11 +105,12 @@ impl Job for Flow<'_> {
         progress: &Progress,
     ) -> Result<Success, Lost> {
         let job = id_in_path(handle, "job_id").map_err(Lost::Failed)?;
-        let events = format!("{WORKFLOWS}/{job}/events");
+        let events = Request::get(format!("{WORKFLOWS}/{job}/events"))
+            .told_as("api/v2/workflows/{job_id}/events");
         let mut pauses = Pauses::polling();
         loop {
             let route = self.route(handle).await.map_err(Lost::asking)?;
-            self.heard.listen(&route, &events, None, progress).await;
+            self.heard.listen(&route, events.clone(), None, progress).await;
             drop(route);
             let job = self.ask(handle).await?;
             match job.get("status").and_then(Value::as_str).unwrap_or_default() {
@@ -134,7 +136,7 @@ impl Job for Flow<'_> {
 
     async fn cancel(&self, handle: &Handle) -> Result<Cancelled, AttemptFailure> {
         let body = json!({"job_id": handle.id("job_id")});
-        let request = Request::post(format!("{WORKFLOWS}/stop"), body);
+        let request = Request::post("api/v2/workflows/stop", body);
         let answer = self.route(handle).await?.send(&request).await?;
         if answer.status() == StatusCode::NOT_FOUND {
             return Ok(Cancelled::Unknown);

@@ -41,7 +41,8 @@ impl<'p> Run<'p> {
     }
 
     async fn ask(&self, handle: &Handle) -> Result<Option<Value>, AttemptFailure> {
-        let answer = self.route(handle).await?.send(&Request::get(path(handle)?)).await?;
+        let request = Request::get(path(handle)?).told_as("threads/{thread_id}/runs/{run_id}");
+        let answer = self.route(handle).await?.send(&request).await?;
         if answer.status() == StatusCode::NOT_FOUND {
             return Ok(None);
         }
@@ -51,7 +52,8 @@ impl<'p> Run<'p> {
     /// The state in which the run left its thread.
     async fn state(&self, handle: &Handle) -> Result<Value, AttemptFailure> {
         let path = format!("threads/{}/state", id_in_path(handle, "thread_id")?);
-        let answer = self.route(handle).await?.send(&Request::get(path)).await?;
+        let request = Request::get(path).told_as("threads/{thread_id}/state");
+        let answer = self.route(handle).await?.send(&request).await?;
         answer.accepted(RULES).await?.json().await
     }
 
@@ -80,7 +82,8 @@ impl<'p> Run<'p> {
     }
 
     async fn joined(&self, handle: &Handle) -> Result<Value, AttemptFailure> {
-        let request = Request::get(format!("{}/join", path(handle)?));
+        let request = Request::get(format!("{}/join", path(handle)?))
+            .told_as("threads/{thread_id}/runs/{run_id}/join");
         let answer = self.route(handle).await?.send(&request).await?;
         let mut state = answer.accepted(RULES).await?.json().await?;
         Ok(taken(&mut state, "__error__"))
@@ -120,12 +123,13 @@ impl Job for Run<'_> {
         _: &Call,
         progress: &Progress,
     ) -> Result<Success, Lost> {
-        let stream = format!("{}/stream", path(handle).map_err(Lost::Failed)?);
+        let stream = Request::get(format!("{}/stream", path(handle).map_err(Lost::Failed)?))
+            .told_as("threads/{thread_id}/runs/{run_id}/stream");
         let mut pauses = Pauses::polling();
         loop {
             let route = self.route(handle).await.map_err(Lost::asking)?;
             // From the first event on.
-            self.heard.listen(&route, &stream, Some("-1"), progress).await;
+            self.heard.listen(&route, stream.clone(), Some("-1"), progress).await;
             drop(route);
             let Some(run) = self.ask(handle).await.map_err(Lost::asking)? else {
                 return Err(Lost::Failed(transient("the provider does not know the run")));
@@ -155,7 +159,8 @@ impl Job for Run<'_> {
     async fn cancel(&self, handle: &Handle) -> Result<Cancelled, AttemptFailure> {
         let path = format!("{}/cancel?wait=1&action=interrupt", path(handle)?);
         let route = self.route(handle).await?;
-        let request = Request::new(Method::POST, path);
+        let request =
+            Request::new(Method::POST, path).told_as("threads/{thread_id}/runs/{run_id}/cancel");
         let Ok(answer) = tokio::time::timeout(STOPS_WITHIN, route.send(&request)).await else {
             return Ok(Cancelled::Requested);
         };
@@ -185,7 +190,8 @@ impl Job for Run<'_> {
 
 /// The run that was begun on a thread, if one was.
 async fn begun(route: &Route<'_>, thread: &str) -> Result<Option<Value>, AttemptFailure> {
-    let answer = route.send(&Request::get(format!("threads/{thread}/runs"))).await?;
+    let request = Request::get(format!("threads/{thread}/runs")).told_as(RUNS);
+    let answer = route.send(&request).await?;
     let runs = answer.accepted(RULES).await?.json().await?;
     let Value::Array(mut runs) = runs else {
         return Err(broken("the answer is not a list of runs"));
@@ -206,7 +212,7 @@ async fn begin(route: &Route<'_>, thread: &str, call: &Call) -> Result<Value, At
         ("stream_resumable".to_owned(), true.into()),
         ("stream_mode".to_owned(), json!(["messages-tuple", "custom"])),
     ]);
-    let request = Request::post(format!("threads/{thread}/runs"), body.into());
+    let request = Request::post(format!("threads/{thread}/runs"), body.into()).told_as(RUNS);
     let answer = route.send(&request.traced(call.trace.as_ref())).await?;
     if answer.status() == StatusCode::CONFLICT {
         // Begun by a request of which only the answer was lost.
@@ -250,6 +256,9 @@ fn cancelled() -> AttemptFailure {
     let message = "the run was cancelled at the provider";
     AttemptFailure::new(FailureKind::Cancelled, Failure::new(ErrorCode::Cancelled, false, message))
 }
+
+/// What is told of the path of the runs of a thread.
+const RUNS: &str = "threads/{thread_id}/runs";
 
 fn path(handle: &Handle) -> Result<String, AttemptFailure> {
     let (thread, run) = (id_in_path(handle, "thread_id")?, id_in_path(handle, "run_id")?);

@@ -34,7 +34,7 @@ impl<'p> Execution<'p> {
     }
 
     async fn ask(&self, handle: &Handle, query: &str) -> Result<Option<Value>, AttemptFailure> {
-        let request = Request::get(format!("{}{query}", path(handle)?));
+        let request = Request::get(format!("{}{query}", path(handle)?)).told_as(EXECUTION);
         let route = self.remote.route(handle.id("endpoint").as_deref()).await?;
         let answer = route.send(&request).await?;
         if answer.status() == StatusCode::NOT_FOUND {
@@ -70,6 +70,8 @@ impl Job for Execution<'_> {
         let method = text("method").and_then(|method| method.parse().ok());
         let mut request =
             Request::new(method.unwrap_or(Method::POST), format!("webhook/{webhook}"))
+                // Often its path is all that a webhook is protected by.
+                .told_as("webhook/{webhook}")
                 .without_key();
         if let Some(body) = call.input.get("body") {
             request = request.json(body.clone());
@@ -116,7 +118,8 @@ impl Job for Execution<'_> {
     }
 
     async fn cancel(&self, handle: &Handle) -> Result<Cancelled, AttemptFailure> {
-        let request = Request::new(Method::POST, format!("{}/stop", path(handle)?));
+        let request = Request::new(Method::POST, format!("{}/stop", path(handle)?))
+            .told_as("api/v1/executions/{execution_id}/stop");
         let route = self.remote.route(handle.id("endpoint").as_deref()).await?;
         let answer = route.send(&request).await?;
         match answer.status() {
@@ -214,6 +217,9 @@ fn cancelled() -> AttemptFailure {
 fn forgotten() -> AttemptFailure {
     permanent("n8n does not know the execution; does the workflow save its executions?")
 }
+
+/// What is told of the path of an execution.
+const EXECUTION: &str = "api/v1/executions/{execution_id}";
 
 fn path(handle: &Handle) -> Result<String, AttemptFailure> {
     Ok(format!("api/v1/executions/{}", id_in_path(handle, "execution_id")?))

@@ -31,7 +31,8 @@ impl<'p> Background<'p> {
 
     async fn ask(&self, handle: &Handle) -> Result<Option<Value>, AttemptFailure> {
         let route = self.remote.route(handle.id("endpoint").as_deref()).await?;
-        let answer = route.send(&Request::get(path(handle)?)).await?;
+        let request = Request::get(path(handle)?).told_as("responses/{response_id}");
+        let answer = route.send(&request).await?;
         if answer.status() == StatusCode::NOT_FOUND {
             return Ok(None);
         }
@@ -93,7 +94,8 @@ impl Job for Background<'_> {
     async fn cancel(&self, handle: &Handle) -> Result<Cancelled, AttemptFailure> {
         let path = format!("{}/cancel", path(handle)?);
         let route = self.remote.route(handle.id("endpoint").as_deref()).await?;
-        let answer = route.send(&Request::post(path, json!({}))).await?;
+        let request = Request::post(path, json!({})).told_as("responses/{response_id}/cancel");
+        let answer = route.send(&request).await?;
         if answer.status() == StatusCode::NOT_FOUND {
             return Ok(Cancelled::Unknown);
         }

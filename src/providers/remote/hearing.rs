@@ -43,16 +43,16 @@ impl<T: Told> Heard<T> {
         self.0.lock().expect("nothing panics while it holds the lock")
     }
 
-    /// Reads the events at `path` for as long as they come and passes their text on. What this
+    /// Reads the events that `request` asks for, for as long as they come and passes their text on. What this
     /// attempt heard before is not told again; the first time it begins behind the event `from`.
     pub(in crate::providers) async fn listen(
         &self,
         route: &Route<'_>,
-        path: &str,
+        request: Request,
         from: Option<&str>,
         progress: &Progress,
     ) {
-        if let Err(failed) = self.try_listen(route, path, from, progress).await {
+        if let Err(failed) = self.try_listen(route, request, from, progress).await {
             let error = failed.for_log();
             tracing::debug!(error, "the events of the provider's work broke off");
         }
@@ -61,7 +61,7 @@ impl<T: Told> Heard<T> {
     async fn try_listen(
         &self,
         route: &Route<'_>,
-        path: &str,
+        request: Request,
         from: Option<&str>,
         progress: &Progress,
     ) -> Result<(), AttemptFailure> {
@@ -72,7 +72,7 @@ impl<T: Told> Heard<T> {
             }
             state.last.clone().or_else(|| from.map(str::to_owned))
         };
-        let mut request = Request::get(path).header("accept", EVENTS);
+        let mut request = request.header("accept", EVENTS);
         if let Some(last) = last {
             request = request.header("last-event-id", &last);
         }

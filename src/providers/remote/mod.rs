@@ -33,7 +33,7 @@ use super::AttemptFailure;
 use crate::domain::{ErrorCode, Failure, FailureKind, TraceContext};
 use endpoint::{Endpoints, Lent};
 use failure::unreachable;
-use trace::hand_on;
+use trace::{Path, hand_on};
 
 pub(super) use answer::Answer;
 pub(super) use exchange::{Assembly, Framing, Piece, dropped, exchange};
@@ -111,7 +111,7 @@ pub(super) struct Remote {
 #[derive(Debug, Clone)]
 pub(super) struct Request {
     method: Method,
-    path: String,
+    path: Path,
     headers: HeaderMap,
     body: Body,
     keyed: bool,
@@ -141,17 +141,22 @@ struct Access {
 }
 
 impl Request {
-    pub(super) fn new(method: Method, path: impl Into<String>) -> Self {
+    pub(super) fn new(method: Method, path: impl Into<Path>) -> Self {
         let headers = HeaderMap::new();
         Self { method, path: path.into(), headers, body: Body::Empty, keyed: true }
     }
 
-    pub(super) fn get(path: impl Into<String>) -> Self {
+    pub(super) fn get(path: impl Into<Path>) -> Self {
         Self::new(Method::GET, path)
     }
 
-    pub(super) fn post(path: impl Into<String>, body: Value) -> Self {
+    pub(super) fn post(path: impl Into<Path>, body: Value) -> Self {
         Self { body: Body::Json(body), ..Self::new(Method::POST, path) }
+    }
+
+    /// What traces tell of a path that is put together: a name in braces for what is not always the same.
+    pub(super) fn told_as(self, template: &'static str) -> Self {
+        Self { path: self.path.told_as(template), ..self }
     }
 
     pub(super) fn json(self, body: Value) -> Self {
@@ -300,12 +305,7 @@ impl Route<'_> {
     /// `resent` says to how many endpoints it was sent before.
     async fn try_send(&self, request: &Request, resent: usize) -> Result<Answer, reqwest::Error> {
         let base = self.endpoint.url();
-        // Joined as text: a path that begins with a slash would replace the base's own.
-        let url = format!(
-            "{}/{}",
-            base.as_str().trim_end_matches('/'),
-            request.path.trim_start_matches('/')
-        );
+        let url = request.path.below(base);
         // What the operator configured counts for more than what a client asks for.
         let mut headers = request.headers.clone();
         headers.extend(self.access.headers.clone());
@@ -313,7 +313,7 @@ impl Route<'_> {
             headers.insert(name.clone(), value.clone());
         }
         let redactor = &self.remote.redactor;
-        let span = trace::request(&request.method, &url, resent, redactor, &mut headers);
+        let span = trace::request(base, request, resent, redactor, &mut headers);
         let builder = self.remote.http.request(request.method.clone(), url);
         let builder = match &request.body {
             Body::Empty => builder,

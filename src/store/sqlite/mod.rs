@@ -37,7 +37,7 @@ type Result<T> = std::result::Result<T, BackendError>;
 
 static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("migrations/sqlite");
 
-/// Connections that read beside the writer.
+/// Connections that read beside the writer, for whoever asks for much.
 const READERS: u32 = 4;
 
 /// The embedded database.
@@ -45,6 +45,8 @@ const READERS: u32 = 4;
 pub struct SqliteBackend {
     writer: Arc<Mutex<SqliteConnection>>,
     readers: SqlitePool,
+    /// For what takes no time and tells whether the store answers: no long list is to hold that up.
+    control: SqlitePool,
     file: OpenedFile,
     /// Held as long as the server lives; the system lets go of it when the process ends.
     _lock: Option<File>,
@@ -57,13 +59,12 @@ impl SqliteBackend {
         let options = writing(path);
         let mut writer = options.connect().await.map_err(statement("open the store"))?;
         migrate(&mut writer).await?;
-        let readers = SqlitePoolOptions::new()
-            .max_connections(READERS)
-            .connect_with(options.create_if_missing(false).read_only(true))
-            .await
-            .map_err(statement("open the store for reading"))?;
+        let options = options.create_if_missing(false).read_only(true);
+        let readers = reading(options.clone(), READERS).await?;
+        let control = reading(options, 1).await?;
         let file = OpenedFile::at(path)?;
-        Ok(Self { writer: Arc::new(Mutex::new(writer)), readers, file, _lock: Some(lock) })
+        let writer = Arc::new(Mutex::new(writer));
+        Ok(Self { writer, readers, control, file, _lock: Some(lock) })
     }
 
     /// Opens the file beside a server that may be using it, for reading only.
@@ -71,14 +72,20 @@ impl SqliteBackend {
         let options =
             SqliteConnectOptions::new().filename(path).read_only(true).disable_statement_logging();
         let writer = options.connect().await.map_err(statement("open the store"))?;
-        let readers = SqlitePoolOptions::new()
-            .max_connections(1)
-            .connect_with(options)
-            .await
-            .map_err(statement("open the store for reading"))?;
+        let readers = reading(options.clone(), 1).await?;
+        let control = reading(options, 1).await?;
         let file = OpenedFile::at(path)?;
-        Ok(Self { writer: Arc::new(Mutex::new(writer)), readers, file, _lock: None })
+        Ok(Self { writer: Arc::new(Mutex::new(writer)), readers, control, file, _lock: None })
     }
+}
+
+/// So many connections that read.
+async fn reading(options: SqliteConnectOptions, connections: u32) -> Result<SqlitePool> {
+    SqlitePoolOptions::new()
+        .max_connections(connections)
+        .connect_with(options)
+        .await
+        .map_err(statement("open the store for reading"))
 }
 
 /// How the file is opened by whoever has its lock.
@@ -168,12 +175,12 @@ impl OpenedFile {
     }
 }
 
-/// Names what was being done when a statement failed.
 /// The span of a statement.
 fn span(doing: &'static str) -> tracing::Span {
     super::span::statement(StoreKind::Sqlite, doing)
 }
 
+/// Names what was being done when a statement failed.
 fn statement(doing: &'static str) -> impl FnOnce(sqlx::Error) -> BackendError {
     move |source| BackendError::Statement { doing, source }
 }
@@ -229,12 +236,12 @@ impl Backend for SqliteBackend {
     }
 
     async fn head(&self) -> Result<Head> {
-        read::head(&self.readers).await
+        read::head(&self.control).await
     }
 
     async fn schema(&self) -> Result<Schema> {
         self.file.is_there()?;
-        let found = read::schema_version(&self.readers).await?;
+        let found = read::schema_version(&self.control).await?;
         Ok(Schema { found, known: known() })
     }
 
@@ -261,5 +268,25 @@ impl Backend for SqliteBackend {
 impl Snapshots for SqliteBackend {
     async fn snapshot(&self) -> Result<Box<dyn Snapshot>> {
         Ok(Box::new(SqliteSnapshot::begin(&self.readers).await?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn long_reads_do_not_keep_the_store_from_saying_that_it_is_well() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let path = directory.path().join("flowgate.db");
+        let backend = SqliteBackend::open(&path).await.expect("it opens");
+        let mut lists = Vec::new();
+        for _ in 0..READERS {
+            lists.push(backend.readers.acquire().await.expect("there are that many"));
+        }
+        assert!(backend.readers.try_acquire().is_none(), "all are taken");
+        assert!(backend.schema().await.is_ok_and(|schema| schema.is_current()));
+        assert!(backend.head().await.is_ok());
+        drop(lists);
     }
 }

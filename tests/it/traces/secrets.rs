@@ -10,6 +10,7 @@ use crate::support::{Config, TestServer, submit};
 
 const KEY: &str = "key-that-nobody-is-to-see";
 const PROMPT: &str = "prompt-that-nobody-is-to-see";
+const PATH: &str = "path-that-nobody-is-to-see";
 const ANSWER: &str = "answer-that-nobody-is-to-see";
 
 #[tokio::test(flavor = "multi_thread")]
@@ -69,6 +70,37 @@ async fn a_model_is_told_by_name_and_tokens_and_never_by_what_was_said() {
     }
     collector.span("transaction", |_| true).await;
     hold_nothing(&collector.spans(), &[KEY, PROMPT, ANSWER]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_input_puts_into_a_path_is_not_told() {
+    let (collector, replay) = (Collector::start().await, Replay::start().await);
+    replay.always(&format!("POST /base/{PATH}"), Reply::json(200, &json!({})));
+    replay.always(&format!("POST /base/webhook/{PATH}"), Reply::json(200, &json!({})));
+    let base = format!("{}/base", replay.url());
+    let toml = format!(
+        "[providers.http]\nkind = 'http'\nbase_url = '{base}'\n\
+         [providers.n8n]\nkind = 'n8n'\nbase_url = '{base}'\n"
+    );
+    let config = Config::new().env("FLOWGATE_TRACE_LEVEL", "debug");
+    let server = TestServer::start(collector.of(config).toml(&toml)).await;
+    let path = format!("/{PATH}?a={PATH}");
+    for (provider, input, template) in [
+        ("http", json!({ "method": "POST", "path": path }), Value::Null),
+        ("n8n", json!({ "webhook": path }), json!("/base/webhook/{webhook}")),
+    ] {
+        let execution = server.submit(submit(provider, input)).await;
+        let ended = server.ended(&execution.id).await;
+        assert_eq!(ended.state(), ExecutionState::Succeeded, "{ended:?}");
+        let attempt = attempt(&collector, &execution.id, 1).await;
+        let call = child(&collector, &format!("call {provider}"), &attempt).await;
+        let http = child(&collector, "POST", &call).await;
+        assert!(http.is("url.full", base.as_str()), "{http:?}");
+        assert_eq!(http.get("url.template"), template, "{http:?}");
+        child(&collector, "settle", &attempt).await;
+    }
+    assert_eq!(replay.request(0).await.target, format!("/base{path}"));
+    hold_nothing(&collector.spans(), &[PATH]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

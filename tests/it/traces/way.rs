@@ -8,13 +8,18 @@ use serde_json::json;
 
 use super::{CALLER, TRACE, attempt, child, submit_traced, traced, traceparent};
 use crate::support::collector::{Collector, Span};
-use crate::support::{Config, Db, TestServer, eventually, on_both, submit};
+use crate::support::{Config, Db, TestServer, eventually, on_both, on_postgres, submit};
 
 on_both! {
     #[tokio::test(flavor = "multi_thread")]
     an_execution_is_one_trace_from_the_call_to_the_settlement;
     #[tokio::test(flavor = "multi_thread")]
     an_attempt_links_to_the_one_before_it_also_after_a_restart;
+}
+
+on_postgres! {
+    #[tokio::test(flavor = "multi_thread")]
+    an_attempt_whose_end_is_refused_tells_of_none;
 }
 
 async fn an_execution_is_one_trace_from_the_call_to_the_settlement(db: Db) {
@@ -117,6 +122,25 @@ async fn an_attempt_links_to_one_that_a_kill_kept_from_being_told() {
     assert!(link.trace == resumed.trace && link.id != resumed.id && !link.id.is_empty());
     assert!(server.stderr_log().contains("Resuming interrupted execution"));
     assert_eq!(resumed.events, 0, "what is logged within a span goes with the logs");
+}
+
+async fn an_attempt_whose_end_is_refused_tells_of_none() {
+    let collector = Collector::start().await;
+    let config = || collector.of(Config::on(Db::Postgres).simulated("sim", 2)).lease("2s");
+    let first = TestServer::start(config()).await;
+    let id = first.submit(submit("sim", json!({ "duration_ms": 1_500 }))).await.id;
+    eventually("it runs", async || first.get(&id).await.start_time).await;
+    let second = first.start_beside(config()).await;
+    first.sigstop();
+    second.ended(&id).await;
+    first.sigcont();
+    let fenced = attempt(&collector, &id, 1).await;
+    assert!(fenced.is_error && fenced.is("error.type", "LOST"), "{fenced:?}");
+    assert!(fenced.get("outcome").is_null(), "{fenced:?}");
+    let settled = child(&collector, "settle", &fenced).await;
+    assert!(settled.is_error && settled.get("outcome").is_null(), "{settled:?}");
+    let again = attempt(&collector, &id, 2).await;
+    assert!(!again.is_error && again.is("outcome", "succeeded"), "{again:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
