@@ -91,7 +91,11 @@ async fn a_database_that_is_down_is_told_and_its_return_too() {
     probes.turn_false(&server, "store: ").await;
     tokio::task::block_in_place(|| cluster.start_again());
     probes.turn_true(&server).await;
-    let log = server.stderr_log();
+    // It is logged with the next look.
+    let log = eventually("the log says so", async || {
+        Some(server.stderr_log()).filter(|log| log.contains("Ready again"))
+    })
+    .await;
     assert_eq!(log.matches("Not ready: ").count(), 1, "{log}");
     assert_eq!(log.matches("Ready again").count(), 1, "{log}");
 }

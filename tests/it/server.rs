@@ -32,7 +32,10 @@ async fn what_was_acknowledged_survives_a_kill(db: Db) {
     for id in [&first.id, &second.id] {
         assert_eq!(server.ended(id).await.state(), ExecutionState::Succeeded);
     }
-    assert!(server.stderr_log().contains(&first.id), "the log names what it resumed");
+    eventually("the log names what it resumed", async || {
+        server.stderr_log().contains(&first.id).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -1,9 +1,8 @@
 //! The way of an execution as traces tell of it: `submit`, `queue wait`, `claim`, `attempt`, and
 //! within that `provider call` and `settle`.
 //!
-//! What must stay true: nothing is worked out for a span that nobody records, and none is made in a trace that is not
-//! sampled; no attribute holds an
-//! input, a result or what a provider said.
+//! What must stay true: nothing is worked out for a span that nobody records, and none is traced where
+//! the trace is not sampled; no attribute holds an input, a result or what a provider said.
 //!
 //! Attempts of one execution run on any replica, however far apart, and each links to the one
 //! before. No store keeps ids of spans for that: the id of an attempt's span follows from the

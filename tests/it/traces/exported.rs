@@ -6,7 +6,7 @@ use serde_json::json;
 use tonic::transport::{Identity, ServerTlsConfig};
 
 use crate::support::collector::{Collector, Span};
-use crate::support::{Config, Db, TestServer, on_both, submit, tools};
+use crate::support::{Config, Db, TestServer, eventually, on_both, submit, tools};
 
 on_both! {
     #[tokio::test(flavor = "multi_thread")]
@@ -70,7 +70,7 @@ async fn trouble_with_a_collector_is_told_and_keeps_nobody_from_serving() {
         let mut server = TestServer::start(config).await;
         let execution = server.submit(submit("sim", json!({}))).await;
         server.ended(&execution.id).await;
-        assert!(server.stderr_log().contains(told), "{}", server.stderr_log());
+        eventually(told, async || server.stderr_log().contains(told).then_some(())).await;
         server.sigterm();
         assert!(server.wait_exit(Duration::from_secs(20)).await.success());
     }
