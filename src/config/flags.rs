@@ -69,4 +69,8 @@ pub struct ServeFlags {
     #[arg(long, value_name = "LEVEL")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub trace_level: Option<String>,
+    /// Whether metrics are kept and shown at /metrics: on or off [env: FLOWGATE_METRICS] [default: on]
+    #[arg(long, value_name = "SWITCH")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub metrics: Option<String>,
 }

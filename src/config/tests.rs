@@ -442,6 +442,8 @@ fn metrics_are_kept_unless_that_is_switched_off() {
     assert!(!Start::with_file("metrics = 'off'").settings().metrics);
     let start = Start::with_file("metrics = 'off'").variable("FLOWGATE_METRICS", "on");
     assert!(start.settings().metrics);
+    let flags = ServeFlags { metrics: Some("off".to_owned()), ..ServeFlags::default() };
+    assert!(!start.flags(flags).settings().metrics);
 }
 
 #[test]

@@ -7,6 +7,7 @@
 
 mod catalogue;
 mod expose;
+mod figures;
 mod history;
 mod otlp;
 mod process;
@@ -28,11 +29,10 @@ use catalogue::{Catalogue, Names, Retractable};
 use history::History;
 
 pub use expose::Format;
+pub use figures::{Ended, GateLabel, Outcome, ProviderFigures, Tally};
 pub use history::{Counts, KEPT, Level, Sample, Window};
 pub use process::Runtimes;
-pub use provider::{
-    Ended, GateLabel, Outcome, ProviderInstruments, Store as ProviderFigures, Tally,
-};
+pub use provider::ProviderInstruments;
 pub use timing::{Distribution, Example, Timing};
 
 use provider::Families;

@@ -10,121 +10,9 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Unit;
 
 use super::catalogue::{Catalogue, FloatGauge};
+use super::figures::{Ended, GateLabel, Outcome, ProviderFigures, Tally};
 use super::history::Counts;
 use super::timing::{Example, Timing, WORK_BOUNDS};
-
-/// How an execution ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ended {
-    /// As it should.
-    Succeeded,
-    /// Not so.
-    Failed,
-    /// On request.
-    Cancelled,
-}
-
-impl Ended {
-    const ALL: [Self; 3] = [Self::Succeeded, Self::Failed, Self::Cancelled];
-
-    const fn label(self) -> &'static str {
-        match self {
-            Self::Succeeded => "succeeded",
-            Self::Failed => "failed",
-            Self::Cancelled => "cancelled",
-        }
-    }
-}
-
-/// How an attempt ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
-    /// Its execution succeeded.
-    Succeeded,
-    /// Its execution failed.
-    Failed,
-    /// Its execution was cancelled.
-    Cancelled,
-    /// It failed and another follows.
-    Retried,
-    /// It panicked, or what ran it was killed.
-    Crashed,
-    /// It was handed back at a shutdown, or never began.
-    Released,
-}
-
-impl Outcome {
-    const ALL: [Self; 6] = [
-        Self::Succeeded,
-        Self::Failed,
-        Self::Cancelled,
-        Self::Retried,
-        Self::Crashed,
-        Self::Released,
-    ];
-
-    /// In a word.
-    pub const fn label(self) -> &'static str {
-        match self {
-            Self::Succeeded => "succeeded",
-            Self::Failed => "failed",
-            Self::Cancelled => "cancelled",
-            Self::Retried => "retried",
-            Self::Crashed => "crashed",
-            Self::Released => "released",
-        }
-    }
-}
-
-/// How many attempts were started and ended, and how long they had been due in all.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Tally {
-    /// Started.
-    pub started: u64,
-    /// Ended, those not counted that were handed back.
-    pub ended: u64,
-    /// How long those that were started had been due.
-    pub waited: Duration,
-}
-
-/// What a provider's gate is doing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum GateLabel {
-    /// Admits.
-    Open,
-    /// Closed by an operator.
-    Paused,
-    /// Closed by itself.
-    Closed,
-    /// Lets single executions through.
-    Probing,
-}
-
-impl GateLabel {
-    const ALL: [(Self, &'static str); 4] = [
-        (Self::Open, "open"),
-        (Self::Paused, "paused"),
-        (Self::Closed, "closed"),
-        (Self::Probing, "probing"),
-    ];
-}
-
-/// What the store, all replicas together, says of a provider.
-#[derive(Debug, Clone)]
-pub struct Store {
-    /// Executions pending.
-    pub pending: u64,
-    /// Executions running.
-    pub running: u64,
-    /// Executions that are ready and wait.
-    pub queue_depth: u64,
-    /// Since when the one of them that has been ready longest is due.
-    pub oldest_age: Duration,
-    /// The limit in force.
-    pub limit: u32,
-    /// What the gate is doing.
-    pub gate: GateLabel,
-}
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Of {
@@ -305,7 +193,7 @@ impl Families {
     }
 
     /// What the store says of a provider.
-    pub(super) fn store_is(&self, name: &str, figures: &Store) {
+    pub(super) fn store_is(&self, name: &str, figures: &ProviderFigures) {
         let of = Of { provider: name.to_owned() };
         let set = |family: &Family<Of, Gauge>, count| {
             family.get_or_create(&of).set(super::to_i64(count));
