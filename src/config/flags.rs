@@ -21,7 +21,7 @@ pub struct ServeFlags {
     #[arg(long, value_name = "ADDR")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub grpc_addr: Option<String>,
-    /// Where the page and probes are served over HTTP [env: FLOWGATE_HTTP_ADDR] [default: 127.0.0.1:8080]
+    /// Where the page, metrics and probes are served over HTTP [env: FLOWGATE_HTTP_ADDR] [default: 127.0.0.1:8080]
     #[arg(long, value_name = "ADDR")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub http_addr: Option<String>,

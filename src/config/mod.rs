@@ -40,7 +40,7 @@ pub struct Settings {
     pub listen: Listen,
     /// Where gRPC is served, `HOST:PORT`; port 0 takes a free one.
     pub grpc_addr: String,
-    /// Where the page and probes are served over HTTP, `HOST:PORT`; port 0 takes a free one.
+    /// Where the page, metrics and probes are served over HTTP, `HOST:PORT`; port 0 takes a free one.
     pub http_addr: String,
     /// How long a claim holds unless it is renewed; at least 1 s.
     pub lease: Duration,

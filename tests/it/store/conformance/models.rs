@@ -138,7 +138,9 @@ pub(crate) async fn what_waits_in_a_models_lane_is_found_when_its_limits_are_gon
     assert_eq!(ids(&t.claim("p", 9).await), waiting);
 }
 
-pub(crate) async fn what_waits_behind_a_models_gate_is_cancelled_and_stopped(t: &TestStore) {
+/// An execution that its provider goes on with, taken back from its worker, behind the gate of its model, which another
+/// has closed.
+async fn attached_behind_a_closed_gate(t: &TestStore) -> ExecutionId {
     declare(t).await;
     let attached = of(t, "m").await;
     let lease = t.claim_one("p").await;
@@ -148,6 +150,11 @@ pub(crate) async fn what_waits_behind_a_models_gate_is_cancelled_and_stopped(t: 
     t.clock.advance(LEASE + GRACE);
     limited(t, &t.claim("p", 1).await[0], 600 * SECOND).await;
     t.pass(Duration::ZERO).await;
+    attached
+}
+
+pub(crate) async fn what_waits_behind_a_models_gate_is_cancelled_and_stopped(t: &TestStore) {
+    let attached = attached_behind_a_closed_gate(t).await;
     let plain = of(t, "m").await;
     assert_eq!(t.claim("p", 9).await.len(), 0);
     t.cancel(plain).await;
@@ -159,15 +166,7 @@ pub(crate) async fn what_waits_behind_a_models_gate_is_cancelled_and_stopped(t: 
 }
 
 pub(crate) async fn what_is_stopped_behind_a_models_gate_is_within_the_limit(t: &TestStore) {
-    declare(t).await;
-    let attached = of(t, "m").await;
-    let lease = t.claim_one("p").await;
-    let run = Handle::new(serde_json::Map::from_iter([("run".to_owned(), 1.into())])).unwrap();
-    t.store.attach(lease, run).await.unwrap().unwrap();
-    of(t, "m").await;
-    t.clock.advance(LEASE + GRACE);
-    limited(t, &t.claim("p", 1).await[0], 600 * SECOND).await;
-    t.pass(Duration::ZERO).await;
+    let attached = attached_behind_a_closed_gate(t).await;
     t.cancel(attached).await;
     t.limit("p", Some(3)).await;
     let plain = t.submit_plain("p", 3).await;
